@@ -1,0 +1,52 @@
+# make demo    set up, then train a growing network on Fashion-MNIST and show what happened
+# make test    set up, then lint, type-check and run the whole test suite
+# make setup   only set up: .venv, and Fashion-MNIST in a cache folder
+# make bench   measure what Esper costs
+# make lint    ruff and mypy only
+# make clean   remove what the above made, but no run (.esper) and no data
+#
+# Variables: TASK=digits (demo without Fashion-MNIST), PYTHON=python3.12 (makes .venv),
+#            TORCH_INDEX=URL (where torch comes from, for a build without CUDA), TESTS="tests/unit -k fold"
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+TASK ?= fashion-mnist
+TESTS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data demo test lint bench clean
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+setup: .venv/complete data
+
+.venv/complete: pyproject.toml constraints.txt tools/environment.sh
+	@PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' tools/environment.sh
+
+data:
+	@tools/fashion-mnist.sh
+
+demo: .venv/complete $(if $(filter fashion-mnist,$(TASK)),data)
+	@echo "demo: training a growing network on $(TASK); usually 1 to 2 minutes on 2 cores"
+	@$(BIN)/esper train --task $(TASK)
+
+lint: .venv/complete
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+# Without Fashion-MNIST the suite says which tests it left out.
+test: .venv/complete lint
+	@tools/fashion-mnist.sh || echo "test: going on without Fashion-MNIST"
+	@echo "test: running the suite; usually 5 to 10 minutes on 2 cores"
+	@$(BIN)/python -m pytest $(TESTS)
+
+bench: .venv/complete data
+	@echo "bench: measuring; usually 10 to 15 minutes on an idle machine"
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

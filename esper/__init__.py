@@ -1,0 +1,31 @@
+"""Esper trains PyTorch networks that grow while they train, and keeps the whole training as events on a log.
+
+``esper.start`` begins a run, ``esper.resume`` goes on with one; both return a ``Run``, which drives the loop.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from esper.errors import EsperError, RunEnded
+
+if TYPE_CHECKING:
+    from esper.settings import Settings
+    from esper.tolaria import Run, resume, start
+
+__version__ = "0.1.0"
+__all__ = ["EsperError", "Run", "RunEnded", "Settings", "__version__", "resume", "start"]
+
+# Imported on first use: commands that only read the log need no torch.
+_LATER = {"Run": "esper.tolaria", "Settings": "esper.settings", "resume": "esper.tolaria", "start": "esper.tolaria"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'esper' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,119 @@
+"""The errors of Esper. Each is one line that names the thing and the remedy.
+
+EsperError
+├── UsageError              wrong arguments or settings (exit 2)
+├── RunExists               start() of a run that is there
+├── RunNotFound
+├── RunUnusable             failed, cancelled, or written by something newer
+├── ModelMismatch           the model, optimiser or state is not the run's
+├── DataMismatch            the loader or gate gave other data than last time
+├── LossShape               the loss did not give one number per example
+├── Unsupported             an optimiser, loader or wrapper that Esper refuses
+├── TrainingFailed          the governor gave up
+├── EnvironmentMismatch     another torch, device or CPU
+├── ReplayDivergence        a re-run step did not give the logged digest
+├── CorruptArtifact         a file is missing or its digest is wrong
+├── DataUnavailable         a data set is not installed or not the right one
+├── LogError                the log could not be read or written
+│   ├── Fenced              another trainer took the run over
+│   ├── SequenceGap         events are missing
+│   └── SequenceConflict    one place holds two different events
+└── DecodeError             a record that this version cannot read
+
+RunEnded (a SystemExit with code 0): the run was paused or stopped in good order.
+"""
+
+from __future__ import annotations
+
+
+class EsperError(Exception):
+    """Base of all errors that Esper raises on purpose."""
+
+
+class UsageError(EsperError):
+    pass
+
+
+class RunExists(EsperError):
+    pass
+
+
+class RunNotFound(EsperError):
+    pass
+
+
+class RunUnusable(EsperError):
+    pass
+
+
+class ModelMismatch(EsperError):
+    pass
+
+
+class DataMismatch(EsperError):
+    pass
+
+
+class LossShape(EsperError):
+    pass
+
+
+class Unsupported(EsperError):
+    pass
+
+
+class TrainingFailed(EsperError):
+    pass
+
+
+class EnvironmentMismatch(EsperError):
+    pass
+
+
+class ReplayDivergence(EsperError):
+    pass
+
+
+class CorruptArtifact(EsperError):
+    pass
+
+
+class DataUnavailable(EsperError):
+    pass
+
+
+class LogError(EsperError):
+    pass
+
+
+class Fenced(LogError):
+    """Another trainer opened the run. ``epoch`` is the newer one's."""
+
+    def __init__(self, run_id: str, epoch: int) -> None:
+        super().__init__(
+            f"run {run_id}: another trainer took over with epoch {epoch}; this one stops and writes nothing more"
+        )
+        self.run_id, self.epoch = run_id, epoch
+
+
+class SequenceGap(LogError):
+    pass
+
+
+class SequenceConflict(LogError):
+    pass
+
+
+class DecodeError(EsperError):
+    pass
+
+
+class RunEnded(SystemExit):
+    """The run was paused or stopped in good order; a program that does not catch it exits with code 0."""
+
+    def __init__(self, run_id: str, status: str, message: str) -> None:
+        super().__init__(0)
+        self.run_id, self.status, self.message = run_id, status, message
+
+    def __str__(self) -> str:
+        return self.message
