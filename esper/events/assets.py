@@ -1,0 +1,72 @@
+"""Events on ``esper.assets``: blueprints and kernels. The key is the blueprint's id; folded idempotently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.events.runs import Evidence, Measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlueprintRegistered:
+    """An immutable description of a small network. ``definition`` is canonical JSON, ``blueprint`` is
+    ``name@`` and the first 12 hex digits of its SHA-256, ``parents`` its lineage."""
+
+    blueprint: str
+    name: str
+    version: int
+    definition: str
+    kinds: tuple[str, ...]
+    tags: tuple[str, ...]
+    parents: tuple[str, ...]
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRequested:
+    """Someone wants ``blueprint`` compiled for a site's kind and shapes, initialised from ``seed``."""
+
+    blueprint: str
+    kind: str
+    dims: tuple[int, ...]
+    seed: int
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelCompiled:
+    """``kernel`` (SHA-256 of graph and tensors) is in the artifacts."""
+
+    blueprint: str
+    kernel: str
+    kind: str
+    dims: tuple[int, ...]
+    seed: int
+    parameters: int
+    size: int
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRejected:
+    """The blueprint could not be compiled for these shapes, and why."""
+
+    blueprint: str
+    kind: str
+    dims: tuple[int, ...]
+    seed: int
+    reason: str
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelEvaluated:
+    """A gate judged the kernel at a site of these shapes."""
+
+    blueprint: str
+    kernel: str
+    kind: str
+    dims: tuple[int, ...]
+    gate: str
+    evidence: Evidence
+    measured: Measured | None = None

@@ -1,0 +1,35 @@
+"""The envelope that every record carries, and the event that joins it to its content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from esper.events import Content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """Who wrote a record, when, and what caused it.
+
+    ``epoch`` and ``sequence`` are set on ``esper.runs`` only: the writer's fencing epoch, and the
+    gapless place of the event in its run, from 1.
+    """
+
+    id: UUID
+    time: datetime
+    writer: str
+    epoch: int | None = None
+    sequence: int | None = None
+    causes: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record: its envelope and its content."""
+
+    envelope: Envelope
+    content: Content
