@@ -1,0 +1,108 @@
+"""The port of the event log: what the embedded adapter and Kafka both offer, and nothing else.
+
+A record's payload is the Avro body; how the schema travels beside it is the adapter's affair. Positions grow
+but have holes and are never counted; a place in a run is its sequence number.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from esper.errors import UsageError
+from esper.events.schemas import Schema
+
+RUNS, SIGNALS, ASSETS = "esper.runs", "esper.signals", "esper.assets"
+TOPICS = (RUNS, SIGNALS, ASSETS)
+PARTITIONS = 12
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a log, printed and accepted as ``TOPIC/PARTITION:OFFSET``."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """The position that ``text`` names; raises UsageError."""
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)/(\d+):(\d+)", text)
+        if match is None:
+            raise UsageError(f"{text!r} is not a position; write TOPIC/PARTITION:OFFSET, such as esper.runs/3:120")
+        return cls(match[1], int(match[2]), int(match[3]))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is written: Avro body ``value`` of ``schema``; epoch and sequence on ``esper.runs`` only."""
+
+    topic: str
+    key: str
+    schema: Schema
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    epoch: int | None = None
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is read: a record, where it lies and when the log took it (UTC)."""
+
+    position: Position
+    timestamp: datetime
+    record: Record
+
+
+class Writer(Protocol):
+    """The one writer of a run.
+
+    ``epoch`` is its fencing epoch and ``sequence`` the run's last committed sequence number when it was opened.
+    """
+
+    run_id: str
+    epoch: int
+    sequence: int
+
+    def append(self, records: Sequence[Record]) -> list[Position]:
+        """Commit ``records``, in one transaction that may span topics; blocks until they are durable.
+
+        Raises Fenced if a later writer has been opened, in which case nothing was written, and LogError if
+        the log could not take them, in which case nothing was written either and the call may be repeated.
+        """
+
+    def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """An event log. Its methods may be called from any thread and any process."""
+
+    url: str
+
+    def open_writer(self, run_id: str) -> Writer:
+        """Fence the run's writer before it, then return the new one: its epoch is one more, from 1."""
+
+    def signal(self, record: Record) -> Position:
+        """Append one record outside any transaction; durable when it returns."""
+
+    def read(self, topic: str, key: str | None = None, after: Position | None = None) -> Iterator[Entry]:
+        """Committed records in order of their positions, of one key or of all, up to the present end.
+
+        ``after`` needs a key (its partition). Without one, partitions are read one after another.
+        """
+
+    def follow(
+        self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
+    ) -> Iterator[Entry]:
+        """As ``read``, but waits at the end for more until ``stop`` is set."""
+
+    def close(self) -> None: ...

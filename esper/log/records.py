@@ -1,0 +1,73 @@
+"""Events as records: the envelope around a content, its Avro body, and CloudEvents 1.0 attributes as headers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+from urllib.parse import quote
+from uuid import UUID
+
+from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent
+from esper.events.codec import content_digest, decode, encode
+from esper.events.ids import asset_id, run_event_id, signal_id
+from esper.events.schemas import name_of, schema_of
+from esper.log.headers import Headers
+from esper.log.port import ASSETS, RUNS, SIGNALS, Entry, Record
+
+
+def run_record(
+    run_id: str,
+    content: RunContent,
+    *,
+    epoch: int,
+    sequence: int,
+    writer: str,
+    time: datetime,
+    causes: tuple[UUID, ...] = (),
+) -> Record:
+    """The record of a run's event number ``sequence``, for ``Writer.append``. ``time`` has a zone."""
+    identity = run_event_id(run_id, epoch, sequence)
+    envelope = Envelope(id=identity, time=time, writer=writer, epoch=epoch, sequence=sequence, causes=causes)
+    return _record(RUNS, run_id, envelope, content)
+
+
+def signal_record(run_id: str, content: SignalContent, *, writer: str, time: datetime) -> Record:
+    """The record of a signal to a run, for ``Log.signal``; its issuer and nonce make it the same signal again."""
+    identity = signal_id(run_id, content.issuer, content.nonce)
+    return _record(SIGNALS, run_id, Envelope(id=identity, time=time, writer=writer), content)
+
+
+def asset_record(content: AssetContent, *, writer: str, time: datetime) -> Record:
+    """The record of an asset's event, under its blueprint's id; the same content has the same id."""
+    identity = asset_id(name_of(type(content)), content_digest(content))
+    return _record(ASSETS, content.blueprint, Envelope(id=identity, time=time, writer=writer), content)
+
+
+def event_of(entry: Entry) -> Event:
+    """The event in ``entry``; raises DecodeError."""
+    return decode(entry.record.schema, entry.record.value)
+
+
+def _record(topic: str, key: str, envelope: Envelope, content: Content) -> Record:
+    content_class: type = type(content)
+    headers = _constant(topic, key, content_class, envelope.writer)
+    headers += ("ce_id", str(envelope.id).encode()), ("ce_time", envelope.time.isoformat().encode())
+    if envelope.causes:
+        headers += (("causation_id", str(envelope.causes[0]).encode()),)
+    value = encode(Event(envelope, content))
+    return Record(topic, key, schema_of(content_class), value, headers, envelope.epoch, envelope.sequence)
+
+
+@lru_cache(maxsize=1024)
+def _constant(topic: str, key: str, content_class: type, writer: str) -> Headers:
+    """The headers that all records of a class, under a key and by a writer, have in common.
+
+    CloudEvents wants a URI reference that names the maker as the source.
+    """
+    headers: Headers = (
+        ("ce_specversion", b"1.0"),
+        ("ce_type", name_of(content_class).encode()),
+        ("ce_source", f"/esper/{quote(writer, safe='')}".encode()),
+        ("ce_subject", key.encode()),
+    )
+    return headers if topic == ASSETS else (*headers, ("correlation_id", key.encode()))

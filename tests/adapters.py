@@ -1,0 +1,28 @@
+"""The log adapters that the contract tests run against, and a process of its own that appends."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+LOGS = ("sqlite",)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(params=LOGS)
+def log_url_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes the URL of a new, empty log of the adapter under test each time it is called."""
+    assert request.param in LOGS
+    number = itertools.count()
+    return lambda: f"sqlite:///{tmp_path}/home-{next(number)}/log.db"
+
+
+def child(*arguments: object) -> subprocess.Popen[str]:
+    """``tests/log_child.py`` in a process of its own; what it acknowledges is on its standard output."""
+    command = [sys.executable, "-m", "tests.log_child", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
