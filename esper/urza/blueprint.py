@@ -1,0 +1,123 @@
+"""What a blueprint is: a graph of whitelisted operators with symbolic sizes, per kind of site, as JSON.
+
+A seed runs beside its site's module: its graph maps the module's input ``x`` to an effect with the shape of the
+module's output. Node sizes are inferred along the graph; a node states only how many features or channels it gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from esper.errors import UsageError
+from esper.events.assets import BlueprintRegistered
+from esper.events.codec import canonical_json
+from esper.urza.sizes import Name, Size
+
+Initial = Literal["zeros", "kaiming"]
+Kind = Literal["Linear", "Conv2d"]
+
+_LONGEST = 64 * 1024  # bytes of a definition
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LinearNode(Part):
+    """[..., in] to [..., out]. Without ``bias`` there is none."""
+
+    name: Name
+    op: Literal["linear"]
+    input: Name
+    out: Size
+    weight: Initial
+    bias: Initial | None
+
+
+class Conv2dNode(Part):
+    """[N, in, H, W] to [N, out, H', W'], with the geometry of the site's convolution or 1x1 (``point``)."""
+
+    name: Name
+    op: Literal["conv2d"]
+    input: Name
+    out: Size
+    geometry: Literal["site", "point"]
+    groups: Size
+    weight: Initial
+    bias: Initial | None
+
+
+class GeluNode(Part):
+    """Element by element, of any shape."""
+
+    name: Name
+    op: Literal["gelu"]
+    input: Name
+
+
+Node = Annotated[LinearNode | Conv2dNode | GeluNode, Field(discriminator="op")]
+
+
+class Graph(Part):
+    """Nodes in the order they are computed; ``input`` is ``x`` or an earlier node. ``sizes`` may use ``in``, ``out``
+    and the sizes before them."""
+
+    sizes: dict[Name, Size] = Field(max_length=32)
+    nodes: tuple[Node, ...] = Field(min_length=1, max_length=32)
+    output: Name
+
+
+class Definition(Part):
+    """A blueprint's whole content. ``parents`` are ids of the blueprints it was made from."""
+
+    name: Name
+    version: int = Field(strict=True, ge=1)
+    tags: tuple[str, ...]
+    parents: tuple[str, ...]
+    graphs: dict[Kind, Graph] = Field(min_length=1)
+
+
+@lru_cache(maxsize=1024)
+def read_definition(text: str) -> Definition:
+    """The definition in the JSON ``text``; raises UsageError with the first thing that is wrong."""
+    if len(text.encode()) > _LONGEST:
+        raise UsageError(f"the blueprint's definition is too long; {_LONGEST} bytes are allowed")
+    try:
+        return Definition.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the text"
+        raise UsageError(f"the blueprint's definition is wrong at {place[:200]}: {first['msg']}") from error
+
+
+def blueprint_id(name: str, definition: str) -> str:
+    """``name@`` and the first 12 hex digits of the SHA-256 of the canonical JSON ``definition``."""
+    return f"{name}@{hashlib.sha256(definition.encode()).hexdigest()[:12]}"
+
+
+def registration(text: str) -> BlueprintRegistered:
+    """The event content that registers the blueprint in the JSON ``text``; raises UsageError."""
+    definition = read_definition(text)
+    raw: dict[str, Any] = json.loads(text)
+    canonical = canonical_json(raw)
+    return BlueprintRegistered(
+        blueprint=blueprint_id(definition.name, canonical),
+        name=definition.name,
+        version=definition.version,
+        definition=canonical,
+        kinds=tuple(sorted(definition.graphs)),
+        tags=definition.tags,
+        parents=definition.parents,
+    )
+
+
+def checked_definition(blueprint: BlueprintRegistered) -> Definition:
+    """The definition of a registered ``blueprint``; raises UsageError if it is wrong or not the one of its id."""
+    if blueprint.blueprint != blueprint_id(blueprint.name, blueprint.definition):
+        raise UsageError(f"the definition of blueprint {blueprint.blueprint} is not the one that its id names")
+    return read_definition(blueprint.definition)
