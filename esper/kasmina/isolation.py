@@ -1,0 +1,69 @@
+"""Isolated training: the kernel learns from the task's gradient, and the host cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina import generators
+from esper.kasmina.effect import Effect
+from esper.kasmina.gate import evaluate
+from esper.kasmina.losses import Loss, per_example
+from esper.kasmina.trace import without_trace
+
+__all__ = ["gate_gain", "isolated", "isolated_gradients", "without_trace"]
+
+
+@contextmanager
+def isolated(site_module: nn.Module, kernel: nn.Module, grad: bool) -> Iterator[None]:
+    """While inside, the site gives y.detach() + kernel(x.detach()): alpha 1, gradients for the kernel alone.
+
+    ``grad`` says whether gradients are recorded at all.
+    """
+    handle = site_module.register_forward_hook(Effect(kernel, detached=True), with_kwargs=True)
+    try:
+        with torch.set_grad_enabled(grad):
+            yield
+    finally:
+        handle.remove()
+
+
+def isolated_gradients(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    site_module: nn.Module,
+    kernel: nn.Module,
+    generator_state_before: Mapping[str, Any],
+) -> tuple[float, list[Tensor] | None]:
+    """The isolated pass, after the host's backward: the mean loss at alpha 1 and its gradients.
+
+    ``loss`` sees the random generators as they were before the host's own call; afterwards generators, buffers and
+    modes are as they are now, and no ``.grad`` was touched. The gradients, one for each parameter of ``kernel`` that
+    learns, in order, are None if the loss is not finite. The kernel's own buffers move: they are the seed's.
+    """
+    parameters = [parameter for parameter in kernel.parameters() if parameter.requires_grad]
+    with without_trace(model), isolated(site_module, kernel, grad=True):
+        generators.restore(generator_state_before)
+        mean = per_example(loss(model, batch)).mean()
+        value = float(mean.detach())
+        if not math.isfinite(value):
+            return value, None
+        if not mean.requires_grad:  # the site's output does not reach the loss
+            return value, [torch.zeros_like(parameter) for parameter in parameters]
+        gradients = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
+    return value, list(gradients)
+
+
+def gate_gain(
+    model: nn.Module, loss: Loss, batches: Sequence[Any], site_module: nn.Module, kernel: nn.Module
+) -> Tensor:
+    """loss(alpha = 0) - loss(alpha = 1) of every gate example, [n] float64 on the CPU; leaves no trace."""
+    without = evaluate(model, loss, batches)
+    with isolated(site_module, kernel, grad=False):
+        return without - evaluate(model, loss, batches)

@@ -1,0 +1,136 @@
+"""A live seed: its kernel, its optimiser, and the hook that adds its effect to the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from esper.errors import ModelMismatch
+from esper.kasmina.effect import Effect, full
+from esper.kasmina.optimizers import group_of, make_like, sync
+from esper.kasmina.sites import SEED_PREFIX
+from esper.kasmina.stages import Stage
+
+__all__ = ["SEED_PREFIX", "LiveSeed", "clip"]
+
+
+class LiveSeed:
+    """A seed ``site#n`` at ``site_module``. ``failed`` is set when its own loss or gradient is not finite.
+
+    In GERMINATED and TRAINING nothing is attached to the host. The site's module stays the same object.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        site_name: str,
+        site_module: nn.Module,
+        kernel: nn.Module,
+        host_optimizer: Optimizer,
+        stage: Stage = Stage.GERMINATED,
+    ) -> None:
+        weight = site_module._parameters["weight"]
+        if weight is None:
+            raise ModelMismatch(f"site {site_name!r} has lost its weight; seeds need the layers the run began with")
+        self.name, self.site_name, self.site_module = name, site_name, site_module
+        self.kernel = kernel.to(device=weight.device, dtype=weight.dtype)
+        self.stage, self.failed = stage, False
+        self._weight = weight
+        self._effect: Effect | None = None
+        self._handle: RemovableHandle | None = None
+        self.optimizer = make_like(host_optimizer, group_of(host_optimizer, weight), kernel.parameters())
+
+    @property
+    def attached(self) -> bool:
+        """Whether the host's output holds the seed's effect."""
+        return self._handle is not None
+
+    @property
+    def submodule(self) -> str:
+        """The name of the fossilised seed in its site's module."""
+        return SEED_PREFIX + self.name.rpartition("#")[2]
+
+    def attach(self, alpha: Callable[[], float]) -> None:
+        """Adds alpha() times the effect to the site's output from the next forward on."""
+        if self._effect is None:
+            self._effect = Effect(self.kernel, alpha)
+            self._handle = self.site_module.register_forward_hook(self._effect, with_kwargs=True)
+        self._effect.alpha = alpha
+
+    def fossilise(self) -> None:
+        """Makes the kernel a part of the model, in its ``state_dict``, at full effect for ever."""
+        self.attach(full)
+        self.site_module.add_module(self.submodule, self.kernel)
+
+    def detach(self) -> None:
+        """Takes the seed out of the host: no hook and no submodule is left."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._effect = self._handle = None
+        if self.submodule in self.site_module._modules:
+            delattr(self.site_module, self.submodule)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The host without the seed's effect, to log what switching it off would do."""
+        if self._effect is None:
+            raise ValueError(f"seed {self.name} is not attached")
+        self._effect.enabled = False
+        try:
+            yield
+        finally:
+            self._effect.enabled = True
+
+    def learn(
+        self,
+        host_optimizer: Optimizer,
+        factor: float,
+        clip_norm: float | None,
+        gradients: Sequence[Tensor] | None = None,
+    ) -> float | None:
+        """One update at ``factor`` times the host's learning rate; the gradient's norm before clipping.
+
+        ``gradients`` are those of the isolated pass; without them the kernel learns from what the host's backward
+        left in ``.grad``. If the norm is not finite nothing moves, the seed has failed, and the answer is None.
+        """
+        parameters = [parameter for parameter in self.kernel.parameters() if parameter.requires_grad]
+        if gradients is not None:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+        norm = clip(parameters, clip_norm)
+        if norm is None:
+            self.failed = True
+        else:
+            sync(self.optimizer, group_of(host_optimizer, self._weight), factor)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def strip(model: nn.Module) -> None:
+    """Takes every seed out of ``model``: a run that is resumed puts back those of its checkpoint."""
+    for module in list(model.modules()):
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, Effect):
+                del module._forward_hooks[key]
+                module._forward_hooks_with_kwargs.pop(key, None)
+        for name in [name for name in module._modules if name.startswith(SEED_PREFIX)]:
+            delattr(module, name)
+
+
+def clip(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> float | None:
+    """Scales the gradients of ``parameters`` down to ``clip_norm`` in all; their norm before, None if not finite."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = torch.nn.utils.get_total_norm(gradients)
+    norm = float(total)
+    if not math.isfinite(norm):
+        return None
+    if clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, total)
+    return norm

@@ -1,0 +1,63 @@
+"""The life of a seed and of a site: two small transition tables. A move that is not in them raises."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """Where a seed is in its life; DORMANT is the site's, before birth."""
+
+    DORMANT = "DORMANT"
+    GERMINATED = "GERMINATED"
+    TRAINING = "TRAINING"
+    BLENDING = "BLENDING"
+    HOLDING = "HOLDING"
+    FOSSILISED = "FOSSILISED"
+    CULLED = "CULLED"
+
+
+class SiteStage(StrEnum):
+    """Whether a seed may be born at a site."""
+
+    DORMANT = "DORMANT"
+    OCCUPIED = "OCCUPIED"
+    EMBARGOED = "EMBARGOED"
+
+
+SEED_MOVES: dict[Stage, frozenset[Stage]] = {
+    Stage.DORMANT: frozenset({Stage.GERMINATED}),
+    Stage.GERMINATED: frozenset({Stage.TRAINING, Stage.CULLED}),
+    Stage.TRAINING: frozenset({Stage.BLENDING, Stage.CULLED}),
+    Stage.BLENDING: frozenset({Stage.HOLDING, Stage.CULLED}),
+    Stage.HOLDING: frozenset({Stage.FOSSILISED, Stage.BLENDING, Stage.CULLED}),
+    Stage.FOSSILISED: frozenset(),
+    Stage.CULLED: frozenset(),
+}
+
+SITE_MOVES: dict[SiteStage, frozenset[SiteStage]] = {
+    SiteStage.DORMANT: frozenset({SiteStage.OCCUPIED, SiteStage.EMBARGOED}),
+    SiteStage.OCCUPIED: frozenset({SiteStage.DORMANT, SiteStage.EMBARGOED}),
+    SiteStage.EMBARGOED: frozenset({SiteStage.DORMANT}),
+}
+
+LIVE = frozenset({Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING})
+IN_THE_HOST = frozenset({Stage.BLENDING, Stage.HOLDING})
+
+
+class IllegalMove(ValueError):
+    """A move that the transition table does not have."""
+
+
+def move(current: Stage, to: Stage) -> Stage:
+    """``to``, if a seed may go there from ``current``; raises IllegalMove otherwise."""
+    if to not in SEED_MOVES[current]:
+        raise IllegalMove(f"a seed cannot go from {current} to {to}")
+    return to
+
+
+def move_site(current: SiteStage, to: SiteStage) -> SiteStage:
+    """``to``, if a site may go there from ``current``; raises IllegalMove otherwise."""
+    if to not in SITE_MOVES[current]:
+        raise IllegalMove(f"a site cannot go from {current} to {to}")
+    return to
