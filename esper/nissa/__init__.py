@@ -1,0 +1,1 @@
+"""Nissa: watching a run. Anomalies are pure functions of its folded state."""

@@ -1,0 +1,68 @@
+"""What a policy is: ``decide(observation) -> Decision``, pure, so that a decision can be replayed and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from esper.events.runs import Alternative
+from esper.tamiyo.observation import Observation
+from esper.tamiyo.random import uniform
+
+Action = Literal["wait", "germinate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy chose. ``propensity`` is the probability with which it would choose this, and
+    ``alternatives`` holds every action that was allowed, the chosen one included."""
+
+    action: Action
+    site: str | None
+    blueprint: str | None
+    seed: str | None
+    score: float
+    propensity: float
+    alternatives: tuple[Alternative, ...]
+    reason: str
+
+
+class Policy(Protocol):
+    """Decides at every boundary; all randomness comes from the observation's seed and step."""
+
+    name: str
+    version: str
+
+    def decide(self, observation: Observation) -> Decision: ...
+
+
+class Choice(NamedTuple):
+    """An allowed action and its score."""
+
+    action: Action
+    site: str | None
+    blueprint: str | None
+    seed: str | None
+    score: float
+
+
+def propensities(count: int, best: int, exploration: float) -> list[float]:
+    """The probabilities of ``count`` actions: ``exploration`` in equal parts, and the rest for ``best``."""
+    share = exploration / count
+    return [1 - exploration + share if i == best else share for i in range(count)]
+
+
+def drawn(probabilities: Sequence[float], best: int, at: float) -> int:
+    """The action at point ``at`` of [0, 1), where ``best`` lies first and the others follow in their order."""
+    order = [best, *(i for i in range(len(probabilities)) if i != best)]
+    for i in order:
+        at -= probabilities[i]
+        if at < 0:
+            return i
+    return best
+
+
+def exploration_draw(observation: Observation) -> float:
+    """The number in [0, 1) that this boundary's choice is drawn with."""
+    return uniform(observation.run_seed, observation.step, "explore")
