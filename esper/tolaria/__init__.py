@@ -1,0 +1,8 @@
+"""Tolaria: the trainer. ``start`` and ``resume`` give a ``Run``; what happens between two steps is in ``trainer``."""
+
+from __future__ import annotations
+
+from esper.tolaria.run import Run
+from esper.tolaria.start import resume, start
+
+__all__ = ["Run", "resume", "start"]

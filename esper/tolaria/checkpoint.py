@@ -1,0 +1,207 @@
+"""Checkpoints: a manifest of content-addressed safetensors chunks. Without its event a checkpoint does not exist.
+
+A tensor that is already in a chunk of an earlier checkpoint is referenced there, so an unchanged tensor is stored
+once. Files live under ``runs/RUN/`` in the artifacts: ``chunks/SHA256.safetensors`` and ``manifests/SHA256.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from esper.artifacts.port import ArtifactStore
+from esper.errors import CorruptArtifact
+from esper.tolaria.digest import StateDigest, digest_of, tensor_digest
+from esper.tolaria.tree import Skeleton, compact_json, flatten, unflatten
+
+FORMAT = 1
+CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of the state at one moment, ready to be written by another thread.
+
+    ``cursor`` is what a resume needs besides the state: where in the data, with which generators.
+    """
+
+    step: int
+    sequence: int
+    reasons: tuple[str, ...]
+    skeleton: Skeleton
+    tensors: dict[str, Tensor]
+    cursor: Skeleton
+    cursor_tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A checkpoint that is on disk: its manifest's SHA-256 and the bytes newly written."""
+
+    manifest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint read back and verified. ``tree`` and ``cursor`` hold tensors in memory that torch allocated."""
+
+    step: int
+    sequence: int
+    tree: Any
+    cursor: Any
+    digest: StateDigest
+
+
+def snapshot(step: int, sequence: int, reasons: Iterable[str], tree: Any, cursor: Any) -> Snapshot:
+    """Copy ``tree`` and ``cursor``, so that training may go on."""
+    skeleton, tensors = flatten(tree)
+    cursor_skeleton, cursor_tensors = flatten(cursor)
+    return Snapshot(step, sequence, tuple(reasons), skeleton, _copy(tensors), cursor_skeleton, _copy(cursor_tensors))
+
+
+class Checkpoints:
+    """The checkpoints of one run in the artifact store. Used by one thread at a time."""
+
+    def __init__(self, store: ArtifactStore, run_id: str) -> None:
+        self._store, self._folder = store, f"runs/{run_id}"
+        self._places: dict[str, str] = {}  # digest of a tensor, its key in the chunk -> chunk
+        self._live: dict[str, set[str]] = {}  # manifest -> its chunks
+
+    def write(self, snap: Snapshot) -> Written:
+        """Write chunks, then the manifest; durable when it returns. Raises OSError and its like."""
+        digests = {name: tensor_digest(tensor) for name, tensor in snap.tensors.items()}
+        cursor_digests = {name: tensor_digest(tensor) for name, tensor in snap.cursor_tensors.items()}
+        new = {
+            digest.hex(): tensor
+            for named, known in ((snap.tensors, digests), (snap.cursor_tensors, cursor_digests))
+            for name, tensor in named.items()
+            if (digest := known[name]).hex() not in self._places
+        }
+        size = sum(self._write_chunk(chunk) for chunk in _chunks(new))
+        manifest = {
+            "format": FORMAT,
+            "step": snap.step,
+            "sequence": snap.sequence,
+            "digest": digest_of(snap.skeleton, digests).digest,
+            "state": snap.skeleton,
+            "cursor": snap.cursor,
+            "tensors": {name: self._place(digest) for name, digest in digests.items()},
+            "cursor_tensors": {name: self._place(digest) for name, digest in cursor_digests.items()},
+        }
+        data = compact_json(manifest)
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._store.put(self._manifest_key(sha256), data)
+        self._live[sha256] = _chunks_of(manifest)
+        return Written(sha256, size + len(data))
+
+    def read(self, manifest: str) -> Loaded:
+        """The checkpoint with that manifest, every digest checked; raises CorruptArtifact."""
+        raw = self._manifest(manifest)
+        chunks = {place[1] for part in ("tensors", "cursor_tensors") for place in raw[part].values()}
+        loaded = {chunk: self._read_chunk(chunk) for chunk in sorted(chunks)}
+        for part in ("tensors", "cursor_tensors"):
+            self._places.update(dict(raw[part].values()))
+        # Cloned for each name: equal tensors (Adam's step counters) share one entry of a chunk but must not share
+        # memory, and safetensors' addresses are not aligned as torch's are, which can change the bits of a product.
+        tensors, cursor_tensors = (
+            {name: loaded[chunk][key].clone() for name, (key, chunk) in raw[part].items()}
+            for part in ("tensors", "cursor_tensors")
+        )
+        return Loaded(
+            step=raw["step"],
+            sequence=raw["sequence"],
+            tree=unflatten(raw["state"], tensors),
+            cursor=unflatten(raw["cursor"], cursor_tensors),
+            digest=digest_of(raw["state"], {name: bytes.fromhex(key) for name, (key, _) in raw["tensors"].items()}),
+        )
+
+    def adopt(self, manifest: str) -> None:
+        """Take over a checkpoint of a former process; raises CorruptArtifact.
+
+        Its chunks are only seen to be there: they are checked, and may be referenced, when they have been read.
+        """
+        raw = self._manifest(manifest)
+        chunks = _chunks_of(raw)
+        for chunk in chunks:
+            if not self._store.exists(self._chunk_key(chunk)):
+                raise CorruptArtifact(
+                    f"checkpoint {manifest[:12]} of {self._folder}: the chunk {chunk[:12]} is missing"
+                )
+        self._live[manifest] = chunks
+
+    def remove(self, manifest: str) -> None:
+        """Delete a retired checkpoint's chunks that no other checkpoint refers to, then its manifest.
+
+        In this order, so that whoever is killed in between leaves what tells the next process where to go on.
+        """
+        chunks = self._live.pop(manifest, None)
+        if chunks is None:
+            chunks = self._chunks_left(manifest)
+        gone = chunks - set().union(*self._live.values())
+        self._places = {key: chunk for key, chunk in self._places.items() if chunk not in gone}
+        for chunk in sorted(gone):
+            self._store.delete(self._chunk_key(chunk))
+        self._store.delete(self._manifest_key(manifest))
+
+    def _chunks_left(self, manifest: str) -> set[str]:
+        """The chunks of a checkpoint that was not adopted; none if its manifest is gone or damaged."""
+        try:
+            return _chunks_of(self._manifest(manifest))
+        except CorruptArtifact:
+            return set()
+
+    def _write_chunk(self, tensors: dict[str, Tensor]) -> int:
+        data = safetensors.torch.save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()})
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._store.put(self._chunk_key(sha256), data)
+        self._places.update(dict.fromkeys(tensors, sha256))
+        return len(data)
+
+    def _read_chunk(self, chunk: str) -> dict[str, Tensor]:
+        return safetensors.torch.load(self._store.get(self._chunk_key(chunk), chunk))
+
+    def _manifest(self, manifest: str) -> dict[str, Any]:
+        raw: dict[str, Any] = json.loads(self._store.get(self._manifest_key(manifest), manifest))
+        if raw["format"] != FORMAT:
+            raise CorruptArtifact(
+                f"checkpoint {manifest[:12]} has format {raw['format']}; this Esper reads {FORMAT}; update it"
+            )
+        return raw
+
+    def _place(self, digest: bytes) -> list[str]:
+        key = digest.hex()
+        return [key, self._places[key]]
+
+    def _chunk_key(self, sha256: str) -> str:
+        return f"{self._folder}/chunks/{sha256}.safetensors"
+
+    def _manifest_key(self, sha256: str) -> str:
+        return f"{self._folder}/manifests/{sha256}.json"
+
+
+def _chunks_of(manifest: dict[str, Any]) -> set[str]:
+    return {chunk for part in ("tensors", "cursor_tensors") for _, chunk in manifest[part].values()}
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _chunks(tensors: dict[str, Tensor]) -> Iterable[dict[str, Tensor]]:
+    chunk: dict[str, Tensor] = {}
+    size = 0
+    for key, tensor in tensors.items():
+        chunk[key] = tensor
+        size += tensor.nbytes
+        if size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = {}, 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,170 @@
+"""The loop of a training: what the user holds. Boundaries, checkpoints, rollbacks and Ctrl-C act between steps."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from torch import nn
+
+from esper.errors import UsageError
+from esper.tamiyo.state import RunState
+from esper.tolaria.trainer import Trainer
+
+logger = logging.getLogger("esper")
+_NO_MORE = object()
+
+
+class Run:
+    """One training. Made by ``esper.start`` and ``esper.resume``; used from one thread.
+
+    A completed run has nothing left to do: its loops are empty and ``finish`` only returns the summary.
+    """
+
+    def __init__(self, run_id: str, trainer: Trainer | None, state: RunState) -> None:
+        self.run_id = run_id
+        self._trainer = trainer
+        self._state = state
+        self._committed = 0
+        self._iterating = False
+        self._interrupted = threading.Event()
+        if trainer is not None:
+            self._closing = weakref.finalize(self, trainer.close)  # when the run is forgotten, and at exit
+
+    @property
+    def state(self) -> RunState:
+        """The folded run, including events that are not committed yet."""
+        return self._trainer.journal.state if self._trainer else self._state
+
+    @property
+    def status(self) -> str:
+        """running, paused, completed, failed or cancelled."""
+        return self.state.status
+
+    @property
+    def step_number(self) -> int:
+        """Steps done so far, those before a resume included."""
+        return self._trainer.step if self._trainer else self._state.step
+
+    @property
+    def events_written(self) -> int:
+        """Events that this process has committed."""
+        return self._trainer.journal.committed if self._trainer else self._committed
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Yield the epochs that are still to be done of ``count``."""
+        trainer = self._trainer
+        if trainer is None:
+            return
+        with self._pausing_on_interrupt():
+            trainer.cursor.enter_epochs()
+            while trainer.cursor.epoch < count:
+                self._iterating = False
+                yield trainer.cursor.epoch
+                self._still(trainer)
+                with self._closing_on_error(trainer):
+                    trainer.end_epoch(self._interrupted.is_set())
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches of ``loader`` that are still to be used in this epoch. Once per epoch.
+
+        Raises UsageError when called twice, Unsupported for a loader that cannot be taken up again, DataMismatch
+        when a resumed run's loader gives other data than before.
+        """
+        if self._trainer is None:
+            return iter(())
+        if self._iterating:
+            raise UsageError("run.batches was called twice in one epoch; call it once for each epoch of run.epochs(n)")
+        self._iterating = True
+        return self._batches(self._trainer, loader)
+
+    def _batches(self, trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
+        with self._closing_on_error(trainer):
+            trainer.cursor.enter_epochs()  # a loop may do without run.epochs
+            iterator = trainer.cursor.open(loader)
+        while (batch := self._next(trainer, iterator)) is not _NO_MORE:
+            yield batch
+
+    def _still(self, trainer: Trainer) -> None:
+        if self._trainer is not trainer:
+            raise UsageError(f"run {self.run_id} ended with an error; go on with esper.resume({self.run_id!r}, ...)")
+
+    def _next(self, trainer: Trainer, iterator: Iterator[Any]) -> Any:
+        self._still(trainer)
+        try:
+            trainer.between_steps(self._interrupted.is_set())
+            batch = next(iterator, _NO_MORE)
+            if batch is not _NO_MORE:
+                trainer.cursor.used(batch)
+        except BaseException:
+            self._leave(trainer)
+            raise
+        return batch
+
+    def step(self, batch: Any) -> float:
+        """One training step: forward, backward, optimiser, seeds. Returns the mean loss.
+
+        A loss that is not finite moves nothing; the governor acts before the next batch. Raises LossShape unless
+        ``loss`` gives one number per example.
+        """
+        if self._trainer is None:
+            raise UsageError(f"run {self.run_id} is {self.status}; there is nothing to step")
+        try:
+            return self._trainer.train(batch)
+        except BaseException:
+            self._leave(self._trainer)
+            raise
+
+    def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None = None) -> dict[str, Any]:
+        """Measure ``test(model)``, complete the run and wait until all of it is committed. Returns ``summary()``."""
+        if self._trainer is not None:
+            with self._closing_on_error(self._trainer):
+                self._trainer.finish(test, self._interrupted.is_set())
+            self._leave(self._trainer)
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few plain values; ``test_accuracy`` is None unless the test measured ``accuracy``."""
+        return self.state.summary()
+
+    @contextmanager
+    def _closing_on_error(self, trainer: Trainer) -> Iterator[None]:
+        """After an error the run is as it is after a crash: what was committed stands, and ``resume`` goes on."""
+        try:
+            yield
+        except BaseException:
+            self._leave(trainer)
+            raise
+
+    def _leave(self, trainer: Trainer) -> None:
+        if self._trainer is not None:
+            self._state, self._committed = trainer.journal.state, trainer.journal.committed
+            self._trainer = None
+            self._closing()
+
+    @contextmanager
+    def _pausing_on_interrupt(self) -> Iterator[None]:
+        """The first Ctrl-C pauses the run at the next batch; a second one interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            self._interrupted.set()
+            logger.warning("run %s pauses after this step; Ctrl-C again to stop at once", self.run_id)
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            if signal.getsignal(signal.SIGINT) is interrupt:
+                signal.signal(signal.SIGINT, before)

@@ -1,0 +1,343 @@
+"""Begin a run, or take one up again."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from esper.artifacts import open_store
+from esper.artifacts.port import ArtifactStore
+from esper.errors import CorruptArtifact, DataMismatch, ModelMismatch, RunExists, RunNotFound, RunUnusable, UsageError
+from esper.events import Event
+from esper.events.codec import canonical_json
+from esper.events.runs import (
+    CheckpointCommitted,
+    CheckpointRetired,
+    DataFile,
+    GateDescription,
+    RunResumed,
+    RunStarted,
+)
+from esper.kasmina.gate import GateData
+from esper.kasmina.seed import strip
+from esper.kasmina.sites import Site, find_sites, site_table
+from esper.log import open_log
+from esper.log.ordering import in_order
+from esper.log.port import ASSETS, RUNS, Log
+from esper.settings import Settings, settings_with
+from esper.tamiyo.fold import fold
+from esper.tamiyo.heuristic import Heuristic
+from esper.tamiyo.state import RunState, settings_of
+from esper.tolaria.archive import Archive
+from esper.tolaria.boundary import Boundary
+from esper.tolaria.checkpoint import Loaded, snapshot
+from esper.tolaria.digest import digest_tree
+from esper.tolaria.environment import adopt, environment
+from esper.tolaria.garden import Garden
+from esper.tolaria.inbox import Inbox
+from esper.tolaria.journal import Journal
+from esper.tolaria.keeper import Keeper
+from esper.tolaria.replay import Replay
+from esper.tolaria.retention import blend_starts
+from esper.tolaria.run import Run
+from esper.tolaria.subject import Loss, Stateful, Subject
+from esper.tolaria.trainer import Trainer
+from esper.urza.fit import parameter_count
+from esper.urza.library import built_in
+
+logger = logging.getLogger("esper")
+
+Sites = Literal["auto"] | Sequence[str]
+
+
+def start(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    *,
+    gate_data: Iterable[Any] | None = None,
+    state: Mapping[str, Stateful] | None = None,
+    clip_norm: float | None = None,
+    sites: Sites = "auto",
+    seed: int = 0,
+    home: str | Path = ".esper",
+    log: str | None = None,
+    run_id: str | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+    task: str | None = None,
+    data: Sequence[DataFile] = (),
+) -> Run:
+    """Begin a training run.
+
+    Args:
+        model: the host, on its device. It is trained in place, and grows.
+        optimizer: over the host's parameters; any of torch.optim with per-parameter state.
+        loss: ``loss(model, batch)`` gives one number per example, shape [batch].
+        gate_data: held-out batches, the same each time; read once into memory. Without it no seed germinates.
+        state: by name, what else must survive a crash: schedulers, averages, whatever has a ``state_dict``.
+        clip_norm: largest norm of the host's gradient, and of each seed's apart.
+        sites: "auto", or the names of the layers where seeds may grow.
+        seed: of the policy's choices and of kernels' initial weights.
+        home: folder of the embedded log and of the artifacts.
+        log: URL of the event log; by default ``sqlite:///HOME/log.db``.
+        run_id: letters, digits and ``._-``; by default made from the time.
+        settings: an ``esper.Settings``, or a nested mapping such as ``{"boundary": {"steps": 50}}``.
+        task, data: what the command line needs to resume the run, and the files it was given.
+
+    Raises:
+        RunExists, UsageError, Unsupported, LossShape, LogError.
+    """
+    run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+    bench = Bench(run_id, Path(home), log, Subject(model, optimizer, loss, dict(state or {}), clip_norm), sites)
+    if bench.events():
+        raise RunExists(
+            f"run {run_id} exists already; go on with `esper resume {run_id}`, or esper.resume({run_id!r}, ...) from "
+            "Python, or choose another run_id"
+        )
+    chosen = _settings(settings)
+    gate = _read_gate(gate_data, chosen)
+    if gate is None:
+        logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
+    writer = bench.log.open_writer(run_id)
+    if writer.sequence:
+        raise RunExists(f"run {run_id} was begun by another process just now; choose another run_id")
+    with ExitStack() as undo:
+        journal = undo.enter_context(closing(Journal(writer, RunState(run_id), chosen.log)))
+        archive = undo.enter_context(closing(Archive(bench.store, run_id)))
+        trainer = undo.enter_context(closing(bench.trainer(journal, gate, chosen, Replay((), 0), archive)))
+        archive.take(snapshot(0, 0, ("start",), trainer.tree(), trainer.cursor_tree()))
+        ((_, written, _),) = archive.finished(wait=True)
+        transaction = journal.transaction()
+        for blueprint in bench.unregistered():
+            transaction.add_asset(blueprint)
+        transaction.add(
+            RunStarted(
+                task=task,
+                seed=seed,
+                settings=canonical_json(chosen.model_dump(mode="json")),
+                model=bench.subject.describe(),
+                optimizer=type(optimizer).__name__,
+                clip_norm=clip_norm,
+                sites=site_table(trainer.garden.sites, _costs(trainer.garden.sites)),
+                gate=_describe_gate(gate),
+                data=tuple(data),
+                environment=environment(model),
+                parameters_digest=digest_tree(bench.subject.tensors()).digest,
+            )
+        )
+        transaction.add(
+            CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason="start", size=written.size)
+        )
+        journal.commit(transaction)
+        undo.pop_all()
+    return Run(run_id, trainer, journal.state)
+
+
+def resume(
+    run_id: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    *,
+    gate_data: Iterable[Any] | None = None,
+    state: Mapping[str, Stateful] | None = None,
+    clip_norm: float | None = None,
+    sites: Sites = "auto",
+    home: str | Path = ".esper",
+    log: str | None = None,
+    inexact: bool = False,
+) -> Run:
+    """Take up a run where it was: give the same arguments as to ``start``. Seed and settings come from the log.
+
+    The newest committed checkpoint whose digests verify is loaded; the steps after it are run again and compared
+    with the log. A completed run is no error: its loops are empty. A trainer that still runs is fenced.
+
+    Raises:
+        RunNotFound, RunUnusable, ModelMismatch, DataMismatch, EnvironmentMismatch, CorruptArtifact, LogError.
+    """
+    bench = Bench(
+        _checked_run_id(run_id), Path(home), log, Subject(model, optimizer, loss, dict(state or {}), clip_norm), sites
+    )
+    events = bench.events()
+    if not events:
+        raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; `esper runs` lists those there are")
+    before = fold(RunState(run_id), events)
+    if before.status == "completed":
+        logger.warning("run %s is completed already; there is nothing to resume", run_id)
+        return Run(run_id, None, before)
+    if before.status in ("failed", "cancelled"):
+        raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
+    strip(model)  # of what a former Run put into it
+    notes = bench.check(before, inexact)
+    settings = settings_of(before)
+    gate = _read_gate(gate_data, settings)
+    if _describe_gate(gate) != before.gate:
+        raise DataMismatch(f"gate_data is not what run {run_id} began with; give the same examples in the same order")
+    with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
+        bench.subject.check_fits(_newest(archive, before)[0].tree)
+    writer = bench.log.open_writer(run_id)  # fences a trainer that still runs: read again what it wrote until now
+    with ExitStack() as undo:
+        events = bench.events()
+        present = fold(RunState(run_id), events)
+        if present.status != before.status and present.status != "running":
+            writer.close()
+            raise RunUnusable(
+                f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume"
+            )
+        journal = undo.enter_context(closing(Journal(writer, present, settings.log)))
+        archive = undo.enter_context(closing(Archive(bench.store, run_id)))
+        checkpoint, corrupt = _newest(archive, journal.state)
+        replay = Replay(events, checkpoint.sequence, exact=not notes)
+        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive)))
+        trainer.load(checkpoint)
+        _check_loaded(trainer, checkpoint)
+        damaged = tuple(f"the checkpoint of step {each.step} is damaged and was passed over" for each in corrupt)
+        transaction = journal.transaction()
+        transaction.add(
+            RunResumed(
+                checkpoint=checkpoint.step,
+                inexact=bool(notes),
+                environment=environment(model),
+                notes=(*notes, *damaged),
+            )
+        )
+        for each in corrupt:
+            transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
+        journal.commit(transaction)
+        kept = {each.manifest for each in journal.state.checkpoints}
+        for event in events:  # a former process may have been killed before it deleted these
+            if isinstance(event.content, CheckpointRetired) and event.content.manifest not in kept:
+                archive.remove(event.content.manifest)
+        undo.pop_all()
+    return Run(run_id, trainer, journal.state)
+
+
+@dataclass(slots=True)
+class Bench:
+    """Where a run's parts are put together."""
+
+    run_id: str
+    home: Path
+    log_url: str | None
+    subject: Subject
+    wanted: Sites
+    log: Log = None  # type: ignore[assignment]
+    store: ArtifactStore = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.subject.check()
+        self.log = open_log(self.log_url or f"sqlite:///{(self.home / 'log.db').absolute()}")
+        self.store = open_store(f"file:///{(self.home / 'artifacts').absolute()}")
+
+    def events(self) -> list[Event]:
+        """The run's events on the log, in order."""
+        return [event for _, event in in_order(self.log.read(RUNS, key=self.run_id))]
+
+    def check(self, state: RunState, inexact: bool) -> tuple[str, ...]:
+        """Refuse a model, optimiser or machine that is not the run's; returns the differences that were let pass."""
+        assert state.model is not None
+        assert state.environment is not None
+        assert state.sites is not None
+        self.subject.check_against(state.model)
+        if self.subject.clip_norm != state.clip_norm:
+            raise UsageError(f"clip_norm is {self.subject.clip_norm}, the run's is {state.clip_norm}; pass the same")
+        if type(self.subject.optimizer).__name__ != state.optimizer:
+            raise ModelMismatch(
+                f"the optimiser is {type(self.subject.optimizer).__name__}, the run's is {state.optimizer}"
+            )
+        names = tuple(site.name for site in find_sites(self.subject.model, self.wanted, self.subject.optimizer))
+        if names != state.sites.names:
+            raise UsageError(
+                f"sites= gives {len(names)} layers, the run's are {len(state.sites.names)} others; pass the same sites"
+            )
+        return adopt(state.environment, self.subject.model, inexact)
+
+    def unregistered(self) -> list[Any]:
+        """Registrations of built-in blueprints that the log does not hold yet."""
+        return [each for key, each in built_in().items() if next(iter(self.log.read(ASSETS, key=key)), None) is None]
+
+    def trainer(
+        self,
+        journal: Journal,
+        gate: GateData | None,
+        settings: Settings,
+        replay: Replay,
+        archive: Archive,
+    ) -> Trainer:
+        sites = find_sites(self.subject.model, self.wanted, self.subject.optimizer)
+        garden = Garden(self.subject, sites, gate, self.store, settings)
+        boundary = Boundary(self.subject, garden, gate, self.store, built_in(), Heuristic(), settings)
+        keeper = Keeper(archive, journal, settings.checkpoint.keep)
+        inbox = Inbox(self.log, self.run_id)
+        return Trainer(self.subject, garden, boundary, journal, inbox, keeper, settings, replay, _costs)
+
+
+def _newest(archive: Archive, state: RunState) -> tuple[Loaded, list[CheckpointCommitted]]:
+    """The newest checkpoint that verifies, with those that seeds blending in it would go back to; and the damaged."""
+    by_step = sorted(state.checkpoints, key=lambda each: each.step)
+    damaged = [each for each in by_step if each.manifest in set(archive.adopt([each.manifest]))]
+    for candidate in reversed(by_step):
+        if candidate in damaged:
+            continue
+        needed = blend_starts(state, candidate.step)
+        if any(each.step in needed for each in damaged):
+            continue
+        try:
+            for each in by_step:
+                if each.step in needed:
+                    archive.read(each.manifest)
+            return archive.read(candidate.manifest), damaged
+        except CorruptArtifact as error:
+            logger.warning("run %s: %s; trying the checkpoint before", state.run_id, error)
+            damaged.append(candidate)
+    raise CorruptArtifact(
+        f"run {state.run_id} has no checkpoint whose files are whole; restore the artifacts from a backup"
+    )
+
+
+def _check_loaded(trainer: Trainer, checkpoint: Loaded) -> None:
+    now = digest_tree(trainer.tree())
+    if now.digest != checkpoint.digest.digest:
+        where = now.first_difference(checkpoint.digest.tensors)
+        raise ModelMismatch(
+            f"the checkpoint of step {checkpoint.step} did not load exactly: {where} differs; "
+            "build the same model, optimiser and state as for start"
+        )
+
+
+def _costs(sites: Sequence[Site]) -> dict[str, list[int]]:
+    """By blueprint, the parameters it adds at each site; -1 where it does not fit."""
+    return {
+        key: [-1 if site.reason is not None else parameter_count(blueprint, site.kind, site.dims) for site in sites]
+        for key, blueprint in built_in().items()
+    }
+
+
+def _read_gate(gate_data: Iterable[Any] | None, settings: Settings) -> GateData | None:
+    if gate_data is None:
+        return None
+    return GateData.read(gate_data, settings.gate.folds, settings.gate.limit_mb)
+
+
+def _describe_gate(gate: GateData | None) -> GateDescription | None:
+    return GateDescription(digest=gate.digest, examples=gate.examples, folds=gate.folds) if gate else None
+
+
+def _settings(given: Settings | Mapping[str, Any] | None) -> Settings:
+    return given if isinstance(given, Settings) else settings_with(given or {})
+
+
+def _checked_run_id(run_id: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", run_id):
+        raise UsageError(f"{run_id!r} is no run id; use up to 100 letters, digits and ._-, not beginning with a dot")
+    return run_id

@@ -1,0 +1,188 @@
+"""Models and loops that are not as one would write them: each is trained, torn and resumed to the same history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from esper.errors import ModelMismatch, Unsupported, UsageError
+from esper.events.runs import BoundaryReached, CheckpointCommitted, RolledBack
+from tests.training import Loop, contents, examples, history, host, stages
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Mask(nn.Module):
+    """Adds a mask that forward makes, keeps and resizes; and a stride-0 buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1).expand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "mask") or len(self.mask) < len(x):
+            self.register_buffer("mask", torch.zeros(len(x), 1), persistent=False)
+        return x * self.scale + self.mask[: len(x)]
+
+
+class Sometimes(nn.Module):
+    """A layer that is skipped in half of the passes (stochastic depth)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x) if torch.rand(()) < 0.5 else x
+
+
+def with_mask() -> nn.Module:
+    return nn.Sequential(Mask(), *host())
+
+
+def with_chance() -> nn.Module:
+    return nn.Sequential(Sometimes(), *host())
+
+
+def with_frozen_infinity() -> nn.Module:
+    model = host()
+    model.register_parameter("minus_infinity", nn.Parameter(torch.full((2,), -math.inf), requires_grad=False))
+    return model
+
+
+def trained_only(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+
+
+@pytest.mark.parametrize("until", [3, 13, 29])
+@pytest.mark.parametrize("model", [with_mask, with_chance, with_frozen_infinity])
+def test_an_unusual_model_is_resumed_to_the_same_history(tmp_path: Path, model: Any, until: int) -> None:
+    loop = Loop(tmp_path, model=model, optimizer=trained_only, epochs=5)
+    whole = loop.whole()
+    loop.begin("torn")
+    loop.go(until=until)
+    loop.resume("torn")
+    loop.go()
+    assert history(tmp_path, "torn") == whole
+    assert max(each.step for each in contents(tmp_path, CheckpointCommitted, "torn")) > 0
+
+
+def test_a_rollback_takes_back_a_buffer_that_a_pass_has_made(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, model=with_mask, epochs=3)
+    loop.begin()
+    loop.go(on_batch=lambda step, batch: [batch[0] * math.nan, batch[1]] if step == 5 else batch)
+    assert [each.to_step for each in contents(tmp_path, RolledBack)] == [0]
+
+
+def test_the_model_of_a_torn_run_may_be_used_to_resume_it(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, epochs=6)
+    whole = loop.whole()
+    step = next(step for step, _, stage in stages(tmp_path, "whole") if stage == "BLENDING") + 3
+    loop.begin("torn")
+    assert loop.run._trainer is not None
+    model = loop.run._trainer.subject.model
+    loop.go(until=step)
+    again = Loop(tmp_path, model=lambda: model, epochs=6)
+    again.resume("torn")
+    again.go()
+    assert history(tmp_path, "torn") == whole
+
+
+def test_an_epoch_that_was_left_early_is_begun_anew(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, epochs=3)
+    run = loop.begin()
+    for _ in run.epochs(3):
+        for batch in run.batches(loop.batches):
+            run.step(batch)
+            break
+        break
+    loop.go(until=12)
+    loop.resume()
+    loop.go()
+    assert loop.run.status == "completed"
+
+
+def test_gate_batches_of_one_example_do_for_batch_norm(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, gate=lambda: DataLoader(examples(40, seed=2), batch_size=1), epochs=3)
+    loop.begin()
+    loop.go()
+    assert stages(tmp_path)
+
+
+def test_a_wrong_resume_leaves_the_trainer_that_is_right_alone(tmp_path: Path) -> None:
+    loop, wrong = Loop(tmp_path, epochs=2), Loop(tmp_path, epochs=2, state=lambda optimizer: {})
+    loop.begin()
+    with pytest.raises(ModelMismatch, match="state= names"):
+        wrong.resume()
+    loop.go()
+    assert loop.run.status == "completed"
+
+
+def test_modes_and_frozen_parameters_are_taken_up_as_they_were(tmp_path: Path) -> None:
+    def program(loop: Loop, until: int | None) -> None:
+        run = loop.run
+        assert run._trainer is not None
+        model = run._trainer.subject.model
+        for epoch in run.epochs(4):
+            if epoch == 1 and run.step_number == 8:
+                model[1].eval()
+                model[0].bias.requires_grad_(False)
+            for batch in run.batches(loop.batches):
+                run.step(batch)
+                loop.stateful["scheduler"].step()
+                if run.step_number == until:
+                    loop.crash()
+                    return
+        run.finish()
+
+    loop = Loop(tmp_path, epochs=4)
+    loop.begin("whole")
+    program(loop, None)
+    loop.begin("torn")
+    program(loop, 21)
+    loop.resume("torn")
+    program(loop, None)
+    assert history(tmp_path, "torn") == history(tmp_path, "whole")
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_a_loop_may_take_several_steps_with_a_batch(tmp_path: Path, steps: int) -> None:
+    loop = Loop(tmp_path, epochs=6)
+    run = loop.begin()
+    every = run._trainer.settings.boundary.steps if run._trainer else 0
+    for _ in run.epochs(6):
+        for batch in run.batches(loop.batches):
+            for _ in range(steps):
+                run.step(batch)
+    run.finish()
+    assert len(contents(tmp_path, BoundaryReached)) == 6 * 8 * steps // every if steps < every else 6 * 8
+
+
+def test_a_run_that_ended_with_an_error_says_so_to_its_loop(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, epochs=2)
+    run = loop.begin()
+    batches = run.batches(loop.batches)
+    batch = next(batches)
+    with pytest.raises(ValueError, match="unpack"):
+        run.step(batch[0])
+    with pytest.raises(UsageError, match=r"ended with an error; go on with esper.resume"):
+        next(batches)
+
+
+def test_an_average_that_pairs_parameters_by_order_is_refused(tmp_path: Path) -> None:
+    average = torch.optim.swa_utils.AveragedModel(host())
+    with pytest.raises(Unsupported, match="AveragedModel"):
+        Loop(tmp_path, state=lambda optimizer: {"average": average}).begin()

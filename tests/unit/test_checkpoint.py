@@ -1,0 +1,195 @@
+"""Checkpoints as files: what is written once, checked when read, and deleted when nobody needs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from esper.artifacts import open_store
+from esper.artifacts.port import ArtifactStore
+from esper.errors import CorruptArtifact, EsperError
+from esper.tolaria.archive import Archive
+from esper.tolaria.checkpoint import Checkpoints, Snapshot, snapshot
+from esper.tolaria.digest import digest_tree
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return open_store(f"file:///{tmp_path}/artifacts")
+
+
+@pytest.fixture
+def files(store: ArtifactStore) -> Checkpoints:
+    return Checkpoints(store, "run")
+
+
+def state(w: float = 1.0) -> dict[str, Any]:
+    return {"model": {"w": torch.full((5, 3), w), "same": torch.arange(1000.0)}, "step": [torch.tensor(2.0)] * 2}
+
+
+def snap(step: int, tree: Any, cursor: Any = None) -> Snapshot:
+    return snapshot(step, 10 * step, ("due",), tree, cursor or {"now": torch.tensor([step])})
+
+
+def chunks(store: ArtifactStore) -> list[str]:
+    return list(store.keys("runs/run/chunks/"))
+
+
+def damage(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "artifacts" / key
+    path.write_bytes(path.read_bytes()[:-1] + b"\xaa")
+
+
+def test_a_checkpoint_comes_back_exactly(files: Checkpoints) -> None:
+    written = files.write(snap(3, state()))
+    loaded = files.read(written.manifest)
+    assert (loaded.step, loaded.sequence) == (3, 30)
+    assert loaded.digest.digest == digest_tree(loaded.tree).digest == digest_tree(state()).digest
+    assert loaded.cursor == {"now": torch.tensor([3])}
+
+
+def test_a_snapshot_is_a_copy(files: Checkpoints) -> None:
+    tree = state()
+    taken = snap(1, tree)
+    tree["model"]["w"].zero_()
+    assert files.read(files.write(taken).manifest).tree["model"]["w"].sum() == 15
+
+
+def test_an_unchanged_tensor_is_stored_once(files: Checkpoints, store: ArtifactStore) -> None:
+    first = files.write(snap(1, state()))
+    second = files.write(snap(2, state(w=2.0)))
+    assert first.size > 4000
+    assert second.size < 2000
+    assert len(chunks(store)) == 2
+    assert files.read(second.manifest).tree["model"]["same"].sum() == 499500
+
+
+def test_a_tensor_read_from_an_earlier_process_is_not_stored_again(files: Checkpoints, store: ArtifactStore) -> None:
+    manifest = files.write(snap(1, state())).manifest
+    later = Checkpoints(store, "run")
+    later.adopt(manifest)
+    later.read(manifest)
+    assert later.write(snap(2, state(w=2.0))).size < 2000
+
+
+def test_a_chunk_that_was_only_seen_but_not_checked_is_not_relied_upon(
+    files: Checkpoints, store: ArtifactStore, tmp_path: Path
+) -> None:
+    manifest = files.write(snap(1, state())).manifest
+    damage(tmp_path, chunks(store)[0])
+    later = Checkpoints(store, "run")
+    later.adopt(manifest)
+    again = later.write(snap(2, state()))
+    assert again.size > 4000
+    assert later.read(again.manifest).tree["model"]["same"].sum() == 499500
+
+
+def test_equal_tensors_do_not_share_memory_after_loading(files: Checkpoints) -> None:
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(3)]
+    optimizer = torch.optim.Adam(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.ones(3)
+    optimizer.step()
+    manifest = files.write(snap(1, optimizer.state_dict())).manifest
+    loaded = files.read(manifest).tree
+    steps = [entry["step"] for entry in loaded["state"].values()]
+    assert len({step.data_ptr() for step in steps}) == 3
+    optimizer.load_state_dict(loaded)
+    optimizer.step()
+    assert [float(entry["step"]) for entry in optimizer.state_dict()["state"].values()] == [2.0] * 3
+
+
+def test_loaded_memory_is_aligned_as_torchs_own(files: Checkpoints) -> None:
+    tree = {f"{n}": torch.full((n,), float(n), dtype=torch.float16) for n in range(1, 60)}
+    loaded = files.read(files.write(snap(1, tree)).manifest).tree
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in loaded.values())
+
+
+def test_large_states_are_cut_into_chunks(files: Checkpoints, store: ArtifactStore, monkeypatch: Any) -> None:
+    monkeypatch.setattr("esper.tolaria.checkpoint.CHUNK_BYTES", 3000)
+    tree = {str(n): torch.full((500,), float(n)) for n in range(7)}
+    loaded = files.read(files.write(snap(1, tree)).manifest).tree
+    assert len(chunks(store)) == 4
+    assert [float(tensor[499]) for tensor in loaded.values()] == list(range(7))
+
+
+@pytest.mark.parametrize("part", ["chunks", "manifests"])
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_a_damaged_or_missing_file_is_noticed_and_named(
+    files: Checkpoints, store: ArtifactStore, tmp_path: Path, part: str, harm: str
+) -> None:
+    manifest = files.write(snap(1, state())).manifest
+    (key,) = store.keys(f"runs/run/{part}/")
+    if harm == "damaged":
+        damage(tmp_path, key)
+    else:
+        store.delete(key)
+    with pytest.raises(CorruptArtifact, match=rf"runs/run/{part}.*{harm}"):
+        files.read(manifest)
+
+
+def test_a_manifest_of_a_newer_version_is_refused(files: Checkpoints, store: ArtifactStore, monkeypatch: Any) -> None:
+    monkeypatch.setattr("esper.tolaria.checkpoint.FORMAT", 2)
+    manifest = files.write(snap(1, state())).manifest
+    monkeypatch.undo()
+    with pytest.raises(CorruptArtifact, match=r"format 2.*update"):
+        files.read(manifest)
+
+
+def test_removing_a_checkpoint_keeps_the_chunks_that_others_need(files: Checkpoints, store: ArtifactStore) -> None:
+    first = files.write(snap(1, state())).manifest
+    second = files.write(snap(2, state(w=2.0))).manifest
+    third = files.write(snap(3, state(w=3.0))).manifest
+    files.remove(second)
+    assert len(chunks(store)) == 2
+    files.remove(first)
+    assert len(chunks(store)) == 2
+    assert files.read(third).tree["model"]["same"].sum() == 499500
+    files.remove(third)
+    assert list(store.keys("runs/run/")) == []
+    assert files.read(files.write(snap(4, state())).manifest).step == 4
+
+
+def test_a_later_process_removes_what_an_earlier_one_wrote(files: Checkpoints, store: ArtifactStore) -> None:
+    manifests = [files.write(snap(step, state(w=step))).manifest for step in (1, 2)]
+    later = Checkpoints(store, "run")
+    for manifest in manifests:
+        later.adopt(manifest)
+    later.remove(manifests[0])
+    assert later.read(manifests[1]).step == 2
+    later.remove(manifests[1])
+    assert list(store.keys("runs/run/")) == []
+
+
+def test_manifests_hold_no_pickles_and_are_plain_json(files: Checkpoints, store: ArtifactStore) -> None:
+    files.write(snap(1, {"nan": float("nan"), "counter": {1: (2, 3)}}))
+    (key,) = store.keys("runs/run/manifests/")
+    assert json.loads(store.get(key, key.rpartition("/")[2].removesuffix(".json")))["step"] == 1
+
+
+def test_an_archive_writes_in_order_and_says_what_is_done(store: ArtifactStore) -> None:
+    archive = Archive(store, "run")
+    for step in range(5):
+        archive.take(snap(step, state(w=step)))
+    done = archive.finished(wait=True)
+    assert [taken.step for taken, _, _ in done] == [0, 1, 2, 3, 4]
+    assert archive.finished() == []
+    assert archive.adopt([written.manifest for _, written, _ in done]) == []
+    assert archive.adopt(["0" * 64]) == ["0" * 64]
+    archive.close()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_when_it_is_asked_for(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    (tmp_path / "artifacts").write_text("a file where the folder should be")
+    archive = Archive(store, "run")
+    archive.take(snap(1, state()))
+    with pytest.raises(EsperError, match=r"could not be written"):
+        archive.finished(wait=True)
+    archive.close()

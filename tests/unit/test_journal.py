@@ -1,0 +1,180 @@
+"""The journal: what is submitted is committed in order; a log that does not answer ends the training."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from esper.errors import Fenced, LogError, SequenceGap
+from esper.events.runs import AlertRaised
+from esper.log import open_log
+from esper.log.ordering import in_order
+from esper.log.port import RUNS, Log, Position, Record
+from esper.settings import LogSettings
+from esper.tamiyo.state import RunState
+from esper.tolaria.journal import Journal
+from tests.histories import RUN, History
+
+
+class SlowLog:
+    """A writer that waits for its gate, or fails as it is told."""
+
+    run_id, epoch, sequence = RUN, 1, 0
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.error: Exception | None = None
+        self.appended: list[Sequence[Record]] = []
+        self.closed = False
+
+    def append(self, records: Sequence[Record]) -> list[Position]:
+        if self.error is not None:
+            raise self.error
+        self.open.wait(10)
+        self.appended.append(records)
+        return []
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def slow() -> SlowLog:
+    return SlowLog()
+
+
+def journal(writer: SlowLog, buffer: int = 2, patience: float = 0.6) -> Journal:
+    return Journal(writer, History().state, LogSettings(buffer=buffer, patience=patience))
+
+
+def submit(journal: Journal, number: int = 0, commit: bool = False) -> None:
+    transaction = journal.transaction()
+    transaction.add(AlertRaised(step=number, kind="loss", detail="", value=None))
+    (journal.commit if commit else journal.submit)(transaction)
+
+
+def test_submitting_does_not_wait_for_the_log(slow: SlowLog) -> None:
+    ahead = journal(slow, buffer=4)
+    for number in range(4):
+        submit(ahead, number)
+    assert slow.appended == []
+    assert ahead.state.alerts == 4
+    slow.open.set()
+    ahead.wait()
+    sequences = [record.sequence for records in slow.appended for record in records]
+    assert sequences == [3, 4, 5, 6]
+    assert ahead.committed == ahead.state.sequence == 6
+    ahead.close()
+    assert slow.closed
+
+
+def test_training_waits_for_a_slow_log_and_says_so_once(
+    slow: SlowLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ahead = journal(slow, buffer=1, patience=20)
+    threading.Timer(1.5, slow.open.set).start()
+    for number in range(4):
+        submit(ahead, number)
+    submit(ahead, 4, commit=True)
+    assert len(slow.appended) == 5
+    assert [record.message for record in caplog.records if "waits for the log" in record.message] == [
+        f"run {RUN}: training waits for the log, up to 20 s"
+    ]
+    ahead.close()
+
+
+def test_a_full_buffer_and_a_silent_log_end_the_training(slow: SlowLog) -> None:
+    ahead = journal(slow, buffer=1)
+    began = time.monotonic()
+    with pytest.raises(LogError, match=r"did not answer for 0\.6 s.*resume"):
+        list(map(partial(submit, ahead), range(5)))
+    assert 0.5 < time.monotonic() - began < 5
+    slow.open.set()
+    ahead.close()
+
+
+def test_a_commit_that_the_log_does_not_answer_ends_the_training(slow: SlowLog) -> None:
+    ahead = journal(slow)
+    with pytest.raises(LogError, match=r"did not answer"):
+        submit(ahead, commit=True)
+    slow.open.set()
+    ahead.close()
+
+
+def test_an_error_of_the_log_is_tried_again_until_patience_ends(slow: SlowLog) -> None:
+    slow.error = LogError("the disk is full; free some space")
+    ahead = journal(slow, patience=20)
+    submit(ahead)
+    time.sleep(0.2)
+    slow.error = None
+    slow.open.set()
+    ahead.wait()
+    assert len(slow.appended) == 1
+    ahead.close()
+    slow.error = LogError("the disk is full; free some space")
+    impatient = journal(slow, patience=0.3)
+    submit(impatient)
+    with pytest.raises(LogError, match=r"disk is full"):
+        impatient.wait()
+    with pytest.raises(LogError, match=r"disk is full"):
+        submit(impatient)
+    impatient.close()
+
+
+@pytest.mark.parametrize("error", [Fenced(RUN, 2), SequenceGap("a gap")])
+def test_a_rival_ends_the_training_at_once(slow: SlowLog, error: Exception) -> None:
+    slow.error = error
+    ahead = journal(slow, patience=60)
+    submit(ahead)
+    with pytest.raises(type(error)):
+        ahead.wait()
+    with pytest.raises(type(error)):
+        ahead.check()
+    assert ahead.committed < ahead.state.sequence
+    ahead.close()
+
+
+def test_what_follows_a_commit_happens_only_after_it(slow: SlowLog) -> None:
+    done: list[int] = []
+    ahead = journal(slow, patience=20)
+    transaction = ahead.transaction()
+    transaction.add(AlertRaised(step=1, kind="loss", detail="", value=None))
+    transaction.then = lambda: done.append(len(slow.appended))
+    ahead.submit(transaction)
+    assert done == []
+    slow.open.set()
+    ahead.wait()
+    assert done == [1]
+    ahead.close()
+
+
+def test_what_follows_a_commit_that_failed_never_happens(slow: SlowLog) -> None:
+    done: list[int] = []
+    slow.error = Fenced(RUN, 2)
+    ahead = journal(slow)
+    transaction = ahead.transaction()
+    transaction.add(AlertRaised(step=1, kind="loss", detail="", value=None))
+    transaction.then = lambda: done.append(1)
+    with pytest.raises(Fenced):
+        ahead.commit(transaction)
+    ahead.close()
+    assert done == []
+
+
+def test_transactions_reach_a_real_log_in_order(tmp_path: Path) -> None:
+    log: Log = open_log(f"sqlite:///{tmp_path}/log.db")
+    ahead = Journal(log.open_writer(RUN), RunState(RUN), LogSettings())
+    first = ahead.transaction()
+    first.add(History().events[0].content)  # type: ignore[arg-type]
+    ahead.submit(first)
+    for number in range(5):
+        submit(ahead, number)
+    ahead.close()
+    found = [event for _, event in in_order(log.read(RUNS, key=RUN))]
+    assert [event.envelope.sequence for event in found] == [1, 2, 3, 4, 5, 6]
+    log.close()
