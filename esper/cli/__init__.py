@@ -1,0 +1,1 @@
+"""The command ``esper``: one small module for each group of commands, imported when it is asked for."""

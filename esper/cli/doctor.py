@@ -1,0 +1,139 @@
+"""``esper doctor``: what works here, and how to mend what does not."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from esper import __version__
+from esper.cli.options import Place, common
+from esper.cli.output import print_json, print_table
+from esper.errors import EsperError
+
+_SAFE_SQLITE = (3, 51, 3)
+_ROOM = 2**30  # bytes that a run with its checkpoints may well need
+_NEEDED = ("numpy", "safetensors", "fastavro", "pydantic", "pydantic_settings", "click", "rich")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``level`` is ok, warning (Esper works without it) or broken."""
+
+    name: str
+    level: str
+    found: str
+    remedy: str = ""
+
+
+@click.command()
+@common
+def doctor(place: Place) -> int:
+    """Say which Python, torch, SQLite, adapters and data there are, and how to mend what is not.
+
+    Exits 1 if something that is needed does not work.
+    """
+    findings = [finding for look in _LOOKS for finding in look(place)]
+    ok = all(finding.level != "broken" for finding in findings)
+    if place.json:
+        print_json({"ok": ok, "version": __version__, "findings": findings})
+    else:
+        rows = [(each.name, each.level, "; ".join(filter(None, (each.found, each.remedy)))) for each in findings]
+        print_table(("what", "", "found"), rows)
+        click.echo("everything that is needed works" if ok else "something that is needed does not work")
+    return 0 if ok else 1
+
+
+def _python(place: Place) -> Iterator[Finding]:
+    found = f"{platform.python_version()} at {sys.executable}, Esper {__version__}"
+    good = sys.version_info >= (3, 11)
+    yield Finding("Python", "ok" if good else "broken", found, "" if good else "Esper needs Python 3.11 or newer")
+
+
+def _torch(place: Place) -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("torch", "broken", str(error), "install torch again (make setup, or pip install torch)")
+        return
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device, the CPU is used"
+    yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads, {cuda}")
+
+
+def _packages(place: Place) -> Iterator[Finding]:
+    for name in _NEEDED:
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            yield Finding(name, "broken", str(error), f"install {name} again (make setup, or pip install {name})")
+
+
+def _sqlite(place: Place) -> Iterator[Finding]:
+    try:
+        import apsw
+    except (ImportError, OSError) as error:
+        yield Finding("SQLite", "broken", str(error), "install apsw again (make setup, or pip install apsw)")
+        return
+    version = apsw.sqlite_lib_version()
+    good = tuple(int(part) for part in version.split(".")) >= _SAFE_SQLITE
+    remedy = "has the WAL-reset bug, which can damage a log that several processes write: pip install --upgrade apsw"
+    yield Finding("SQLite", "ok" if good else "warning", f"{version} (apsw)", "" if good else remedy)
+
+
+def _adapters(place: Place) -> Iterator[Finding]:
+    from esper.cli.reading import existing_log, run_ids
+
+    try:
+        log = existing_log(place)
+        runs = "not there yet, made when first used" if log is None else f"{len(run_ids(log))} runs"
+    except EsperError as error:
+        yield Finding("log", "broken", f"{place.log}: {error}", "or name another with --log or --home")
+    else:
+        yield Finding("log", "ok", f"{place.log}: {runs}")
+    artifacts = Path(place.home).absolute() / "artifacts"
+    yield Finding("artifacts", "ok", f"file://{artifacts}{'' if artifacts.exists() else ': made when first used'}")
+
+
+def _home(place: Place) -> Iterator[Finding]:
+    home = Path(place.home).absolute()
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            yield Finding("home", "ok", f"{home} can be written")
+    except OSError as error:
+        remedy = "choose another with --home or ESPER_HOME, or mend its permissions"
+        yield Finding("home", "broken", f"{home}: {error.strerror}", remedy)
+    free = shutil.disk_usage(there).free
+    remedy = "" if free >= _ROOM else "checkpoints may not fit; free some space, or choose another disk with --home"
+    yield Finding("disk", "ok" if free >= _ROOM else "warning", f"{free / 2**30:.1f} GiB free", remedy)
+
+
+def _data(place: Place) -> Iterator[Finding]:
+    looks: dict[str, Callable[[], object]] = {"fashion-mnist": _fashion_mnist, "digits": _digits}
+    for name, look in looks.items():
+        try:
+            yield Finding(f"data of {name}", "ok", str(look()))
+        except (EsperError, ImportError, OSError) as error:
+            yield Finding(f"data of {name}", "warning", str(error))
+
+
+def _fashion_mnist() -> object:
+    from esper.tasks import fashion_mnist
+
+    return fashion_mnist.folder()
+
+
+def _digits() -> object:
+    from esper.tasks import digits
+
+    return digits.data_file()
+
+
+_LOOKS = (_python, _torch, _packages, _sqlite, _adapters, _home, _data)

@@ -1,0 +1,87 @@
+"""The wheel: what it puts where, and that it trains in an environment that has no source tree."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = folder.glob("esper_training-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with the wheel alone; the dependencies are borrowed from the one that runs the tests."""
+    folder = tmp_path_factory.mktemp("fresh") / "environment"
+    venv.create(folder, with_pip=False, symlinks=True)
+    install = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--python",
+        folder / "bin/python",
+        wheel,
+    ]
+    subprocess.run(install, check=True)
+    # Path files of a borrowed folder are not read, so the source tree installed there stays invisible.
+    (_packages(folder) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+def test_the_wheel_holds_nothing_but_esper(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    (info,) = (top for top in tops if top.endswith(".dist-info"))
+    assert tops == {"esper", info}
+    schemas = {f"esper/schemas/{path.name}" for path in (REPOSITORY / "schemas").iterdir()}
+    assert schemas <= set(names)
+    data = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "esper").rglob("*.json")}
+    assert data
+    assert data <= set(names)
+
+
+def test_nothing_else_is_installed_at_the_top(environment):
+    there = {path.name for path in _packages(environment).iterdir() if path.name != "borrowed.pth"}
+    assert {name for name in there if not name.endswith(".dist-info") and not name.startswith("_virtualenv")} == {
+        "esper"
+    }
+
+
+def test_the_installed_wheel_trains_and_tells(environment, tmp_path):
+    def esper(*words: str) -> str:
+        command = [environment / "bin" / "esper", *words, "--json"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    where = [environment / "bin" / "python", "-c", "import esper; print(esper.__file__)"]
+    printed = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert Path(printed.strip()).is_relative_to(environment)
+    run = json.loads(esper("train", "--task", "digits", "--steps", "80", "--run-id", "r"))
+    assert (run["status"], run["steps"]) == ("completed", 80)
+    assert json.loads(esper("verify", "r"))["ok"]
+
+
+def _packages(environment: Path) -> Path:
+    (folder,) = environment.glob("lib/python*/site-packages")
+    return folder
