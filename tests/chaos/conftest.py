@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.trainers import Zygote, events, history
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    process = Zygote()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of an uninterrupted run ``whole`` of moons."""
+    home = tmp_path_factory.mktemp("whole")
+    trainer = zygote.start("moons", ["start", str(home), "whole"], home / "output")
+    assert trainer.exit_status() == 0, trainer.output
+    return home
+
+
+@pytest.fixture(scope="session")
+def whole_history(whole: Path) -> list[tuple[str, Any]]:
+    return history(whole, "whole")
+
+
+@pytest.fixture(scope="session")
+def whole_length(whole: Path) -> int:
+    """The last sequence number of ``whole``."""
+    return events(whole, "whole")[-1].envelope.sequence or 0

@@ -1,0 +1,105 @@
+"""kill -9 at any moment: the resumed run has the same weights, bit for bit, and the same history."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esper.errors import DataUnavailable
+from esper.tasks.fashion_mnist import folder
+from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, events, history, rerun
+
+pytestmark = pytest.mark.chaos
+ROUNDS, KILLS = 4, 6
+
+
+def chance(round_: int) -> random.Random:
+    """Random moments of one round; the seed is printed, and ESPER_TEST_SEED repeats it."""
+    seed = int(os.environ.get("ESPER_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+    print(f"ESPER_TEST_SEED={seed}, round {round_}")
+    return random.Random(seed + round_)
+
+
+def kill_again_and_again(
+    moments: random.Random, home: Path, run_id: str, length: int, start: Callable[[bool], Trainer]
+) -> None:
+    """Kill at random places of the log, and in between while a trainer starts or replays; then let it end.
+
+    ``start(begun)`` starts or resumes; the whole run has ``length`` events.
+    """
+    places: list[int | None] = [*sorted(moments.sample(range(1, length * 17 // 20), KILLS * 2 // 3))]
+    while len(places) < KILLS:
+        places.insert(moments.randrange(len(places)), None)
+    progress = Progress(home, run_id)
+    for place in places:
+        trainer = start(progress.look() > 0)
+        if place is None:
+            time.sleep(moments.uniform(0, 0.2))
+        else:
+            progress.wait(trainer, place)
+            time.sleep(moments.uniform(0, 0.03))
+        assert trainer.alive(), trainer.output
+        trainer.kill()
+        assert "exit" not in trainer.output
+        print(f"killed at {progress.look()} of {length}, aimed at {place}")
+    progress.close()
+    trainer = start(bool(events(home, run_id)))
+    assert trainer.exit_status() == 0, trainer.output
+    assert rerun(home, run_id) > 0
+    assert_whole(home, run_id)
+
+
+def test_the_run_that_is_killed_keeps_seeds_and_culls_some(whole_history: list[tuple[str, Any]]) -> None:
+    stages = [content["to_stage"] for name, content in whole_history if name == "SeedTransitioned"]
+    assert stages.count("FOSSILISED") == 2
+    assert "CULLED" in stages
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
+    round_: int, zygote: Zygote, whole_history: list[tuple[str, Any]], whole_length: int, tmp_path: Path
+) -> None:
+    def start(begun: bool) -> Trainer:
+        return zygote.start("moons", ["resume" if begun else "start", str(tmp_path), "torn"], tmp_path / "output")
+
+    kill_again_and_again(chance(round_), tmp_path, "torn", whole_length, start)
+    assert history(tmp_path, "torn") == whole_history
+
+
+@pytest.mark.parametrize("task", ["digits", "fashion-mnist"])
+def test_a_built_in_task_killed_at_random_moments_ends_as_if_it_never_was(
+    task: str, zygote: Zygote, tmp_path: Path
+) -> None:
+    if task == "fashion-mnist":
+        try:
+            folder()
+        except DataUnavailable as error:
+            pytest.skip(str(error))
+    options = [
+        "--task",
+        task,
+        "--steps",
+        400,
+        "--seed",
+        1,
+        "--set",
+        "training.steps=75",
+        "--set",
+        "checkpoint.steps=80",
+    ]
+
+    def start(begun: bool, home: Path = tmp_path / "torn") -> Trainer:
+        words = ["resume", "run"] if begun else ["train", "--run-id", "run", *options]
+        return zygote.start("command", [*words, "--json", "--home", str(home)], tmp_path / "output")
+
+    reference = start(False, tmp_path / "whole")
+    assert reference.exit_status() == 0, reference.output
+    expected = events(tmp_path / "whole", "run")
+    kill_again_and_again(chance(0), tmp_path / "torn", "run", len(expected), start)
+    assert history(tmp_path / "torn", "run") == history(tmp_path / "whole", "run")

@@ -1,0 +1,75 @@
+"""Losses that are not finite: a rollback and on, or the end of the run when that does not help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esper.events.runs import RunFailed
+from tests.chaos.trainers import Progress, Zygote, assert_whole, events, history
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture(scope="module")
+def with_nan(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
+    home = tmp_path_factory.mktemp("nan")
+    trainer = zygote.start("moons", ["start", str(home), "whole", 5, [165]], home / "output")
+    assert trainer.exit_status() == 0, trainer.output
+    return history(home, "whole")
+
+
+def test_a_loss_that_is_not_finite_rolls_back_and_training_goes_on(
+    with_nan: list[tuple[str, Any]], whole_history: list[tuple[str, Any]]
+) -> None:
+    names = [name for name, _ in with_nan]
+    at = names.index("RolledBack")
+    assert with_nan[:at] == whole_history[:at]
+    _, undone = with_nan[at]
+    assert undone["step"] == 165
+    assert undone["to_step"] == 120  # the end of the second epoch
+    assert told(with_nan, "step") == list(range(10, 301, 10))  # no step number is used twice
+    assert names[-1] == "RunCompleted"
+    for what in ("data", "learning_rate"):  # go on as if there had been no rollback
+        assert told(with_nan, what) == told(whole_history, what)
+
+
+def told(found: list[tuple[str, Any]], what: str) -> list[Any]:
+    return [content[what] for name, content in found if name == "BoundaryReached"]
+
+
+@pytest.mark.parametrize("place", [49, 53, 57, 60])
+def test_kills_around_a_rollback_do_not_change_the_history(
+    place: int, zygote: Zygote, with_nan: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    progress = Progress(tmp_path, "torn")
+    for mode, sequence in (("start", place), ("resume", place + 4)):
+        trainer = zygote.start("moons", [mode, str(tmp_path), "torn", 5, [165]], tmp_path / "output")
+        progress.wait(trainer, sequence)
+        trainer.kill()
+    progress.close()
+    trainer = zygote.start("moons", ["resume", str(tmp_path), "torn", 5, [165]], tmp_path / "output")
+    assert trainer.exit_status() == 0, trainer.output
+    assert history(tmp_path, "torn") == with_nan
+    assert_whole(tmp_path, "torn")
+
+
+@pytest.mark.parametrize(("nan", "step"), [([1], 1), ([20, 90, 160], 160)], ids=["first batch", "three in 200 steps"])
+def test_a_run_that_rolling_back_cannot_save_fails(nan: list[int], step: int, zygote: Zygote, tmp_path: Path) -> None:
+    trainer = zygote.start("moons", ["start", str(tmp_path), "run", 5, nan], tmp_path / "output")
+    assert trainer.exit_status() == 1
+    assert "not finite" in trainer.output
+    last = events(tmp_path, "run")[-1].content
+    assert isinstance(last, RunFailed)
+    assert last.step == step
+    trainer = zygote.start("moons", ["resume", str(tmp_path), "run"], tmp_path / "output")
+    assert trainer.exit_status() == 1
+    assert "start a new one" in trainer.output
+
+
+def test_three_losses_that_are_not_finite_in_more_than_200_steps_are_survived(zygote: Zygote, tmp_path: Path) -> None:
+    trainer = zygote.start("moons", ["start", str(tmp_path), "run", 5, [20, 90, 290]], tmp_path / "output")
+    assert trainer.exit_status() == 0, trainer.output
+    assert [name for name, _ in history(tmp_path, "run")].count("RolledBack") == 3
