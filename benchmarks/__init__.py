@@ -1,0 +1,1 @@
+"""What Esper costs and what it keeps its word on: ``python -m benchmarks [NAME ...]``."""

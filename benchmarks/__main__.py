@@ -1,0 +1,50 @@
+"""``python -m benchmarks [--json PATH] [NAME ...]``: one table for each benchmark, all of them by default.
+
+Each writes ``benchmarks/results/NAME.json``, or all of them one document to PATH. Exits with 1 if a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.report import as_json, print_table, write_json
+
+NAMES = ("log", "dormant", "spine", "resume", "honesty")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what Esper costs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write one document there, not one for each")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in NAMES:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(NAMES)}")
+    logging.getLogger("esper").setLevel(logging.ERROR)
+    documents = {}
+    for name in arguments.names or NAMES:
+        began = time.perf_counter()
+        module = importlib.import_module(f"benchmarks.{name}")
+        figures = module.figures()
+        print_table(f"{name}: {module.TITLE} ({time.perf_counter() - began:.0f} s)", figures)
+        documents[name] = as_json(module.TITLE, figures)
+        if arguments.json is None:
+            write_json(RESULTS / f"{name}.json", documents[name])
+    if arguments.json is not None:
+        write_json(arguments.json, documents)
+    missed = [
+        f"{name}: {each['name']}" for name, of in documents.items() for each in of["figures"] if each["met"] is False
+    ]
+    for each in missed:
+        print(f"missed: {each}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
