@@ -113,6 +113,15 @@ class LiveSeed:
         return norm
 
 
+def holds_seeds(model: nn.Module) -> bool:
+    """Whether a run has left seeds in ``model``."""
+    return any(
+        any(isinstance(hook, Effect) for hook in module._forward_hooks.values())
+        or any(name.startswith(SEED_PREFIX) for name in module._modules)
+        for module in model.modules()
+    )
+
+
 def strip(model: nn.Module) -> None:
     """Takes every seed out of ``model``: a run that is resumed puts back those of its checkpoint."""
     for module in list(model.modules()):

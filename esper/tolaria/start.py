@@ -17,7 +17,16 @@ from torch import nn
 
 from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
-from esper.errors import CorruptArtifact, DataMismatch, ModelMismatch, RunExists, RunNotFound, RunUnusable, UsageError
+from esper.errors import (
+    CorruptArtifact,
+    DataMismatch,
+    ModelMismatch,
+    RunExists,
+    RunNotFound,
+    RunUnusable,
+    Unsupported,
+    UsageError,
+)
 from esper.events import Event
 from esper.events.codec import canonical_json
 from esper.events.runs import (
@@ -29,7 +38,7 @@ from esper.events.runs import (
     RunStarted,
 )
 from esper.kasmina.gate import GateData
-from esper.kasmina.seed import strip
+from esper.kasmina.seed import holds_seeds, strip
 from esper.kasmina.sites import Site, find_sites, site_table
 from esper.log import open_log
 from esper.log.ordering import in_order
@@ -104,6 +113,8 @@ def start(
             f"run {run_id} exists already; go on with `esper resume {run_id}`, or esper.resume({run_id!r}, ...) from "
             "Python, or choose another run_id"
         )
+    if holds_seeds(model):
+        raise Unsupported("the model holds seeds of another run, whose names this one would use again; build it anew")
     chosen = _settings(settings)
     gate = _read_gate(gate_data, chosen)
     if gate is None:

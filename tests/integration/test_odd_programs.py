@@ -101,6 +101,16 @@ def test_the_model_of_a_torn_run_may_be_used_to_resume_it(tmp_path: Path) -> Non
     assert history(tmp_path, "torn") == whole
 
 
+def test_another_run_does_not_begin_on_a_model_that_holds_seeds(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, epochs=6)
+    loop.begin()
+    assert loop.run._trainer is not None
+    model = loop.run._trainer.subject.model
+    loop.go()
+    with pytest.raises(Unsupported, match=r"seeds of another run.*build it anew"):
+        Loop(tmp_path, model=lambda: model).begin("another")
+
+
 def test_an_epoch_that_was_left_early_is_begun_anew(tmp_path: Path) -> None:
     loop = Loop(tmp_path, epochs=3)
     run = loop.begin()
