@@ -14,23 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import esper
-from esper.events import Event
-from esper.events.codec import to_json
 from esper.events.runs import SeedTransitioned
-from esper.log import open_log
-from esper.log.ordering import in_order
-from esper.log.port import RUNS
 from esper.tolaria import Run
-
-COMPARED = {
-    "RunStarted",
-    "BoundaryReached",
-    "DecisionMade",
-    "DecisionRejected",
-    "SeedTransitioned",
-    "RolledBack",
-    "RunCompleted",
-}
+from tests.runlog import events, history
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "boundary": {"steps": 4},
@@ -151,29 +137,9 @@ class Loop:
         return model, optimizer, arguments
 
 
-def events(home: Path, run_id: str = "run") -> list[Event]:
-    log = open_log(f"sqlite:///{home / 'log.db'}")
-    try:
-        return [event for _, event in in_order(log.read(RUNS, key=run_id))]
-    finally:
-        log.close()
-
-
 def contents(home: Path, kind: type, run_id: str = "run") -> list[Any]:
     """The contents of one kind, in order."""
     return [event.content for event in events(home, run_id) if isinstance(event.content, kind)]
-
-
-def history(home: Path, run_id: str) -> list[tuple[str, Any]]:
-    """What does not depend on interruptions: (type, content without what a clock gave)."""
-    found = []
-    for event in events(home, run_id):
-        name = type(event.content).__name__
-        if name in COMPARED:
-            content = to_json(event)
-            content.pop("measured", None)
-            found.append((name, content))
-    return found
 
 
 def stages(home: Path, run_id: str = "run") -> list[tuple[int, str, str]]:

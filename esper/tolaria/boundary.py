@@ -117,7 +117,13 @@ class Boundary:
                 Stage.HOLDING: self._audit,
             }
             failed = self._garden.plants[seed.name].seed.failed
-            judged = FAILED if failed else verdicts[seed.stage](tx.state, seed, step, warning)
+            judged: tuple[Stage, str, Evidence] | None
+            if failed:
+                judged = FAILED
+            elif warning is not None and seed.stage in IN_THE_HOST:
+                judged = (Stage.CULLED, "governor", Evidence(passed=False, reason=warning))
+            else:
+                judged = verdicts[seed.stage](tx.state, seed, step)
             if judged is not None:
                 to, gate, evidence = judged
                 tx.add(transition(seed, to, step, "gate", gate, evidence))
@@ -186,7 +192,7 @@ class Boundary:
             seed = kernel_seed(tx.state.seed, made.seed)
             tx.add_asset(KernelRequested(blueprint=made.blueprint, kind=site.kind, dims=site.dims, seed=seed))
 
-    def _birth(self, state: RunState, seed: SeedState, step: int, warning: str | None) -> tuple[Stage, str, Evidence]:
+    def _birth(self, state: RunState, seed: SeedState, step: int) -> tuple[Stage, str, Evidence]:
         other = (state.gate_uses + 1) % self._settings.gate.folds  # the next fold is the next verdict's
         norm = self._garden.birth_gradient(seed.name, self._fold(other)[0])
         good = norm is not None and math.isfinite(norm) and norm > 0
@@ -198,9 +204,7 @@ class Boundary:
         evidence = Evidence(passed=good, reason=reason, gradient_norm=norm)
         return (Stage.TRAINING if good else Stage.CULLED), "birth", evidence
 
-    def _verdict(
-        self, state: RunState, seed: SeedState, step: int, warning: str | None
-    ) -> tuple[Stage, str, Evidence] | None:
+    def _verdict(self, state: RunState, seed: SeedState, step: int) -> tuple[Stage, str, Evidence] | None:
         if step - seed.since < self._settings.training.steps or len(seed.trials) < self._settings.verdict.measurements:
             return None
         if any(other.stage in IN_THE_HOST for other in state.seeds.values()):
@@ -221,20 +225,12 @@ class Boundary:
         )
         return (Stage.BLENDING if evidence.passed else Stage.CULLED), "verdict", evidence
 
-    def _blend(
-        self, state: RunState, seed: SeedState, step: int, warning: str | None
-    ) -> tuple[Stage, str, Evidence] | None:
-        if warning is not None:
-            return Stage.CULLED, "governor", Evidence(passed=False, reason=warning)
+    def _blend(self, state: RunState, seed: SeedState, step: int) -> tuple[Stage, str, Evidence] | None:
         if step - seed.since < self._settings.blending.steps:
             return None
         return Stage.HOLDING, "blend", Evidence(passed=True, reason="alpha is 1 and the governor raised no alarm")
 
-    def _audit(
-        self, state: RunState, seed: SeedState, step: int, warning: str | None
-    ) -> tuple[Stage, str, Evidence] | None:
-        if warning is not None:
-            return Stage.CULLED, "governor", Evidence(passed=False, reason=warning)
+    def _audit(self, state: RunState, seed: SeedState, step: int) -> tuple[Stage, str, Evidence] | None:
         if step - seed.since < self._settings.blending.holding_steps:
             return None
         began = seed.entered(Stage.BLENDING)

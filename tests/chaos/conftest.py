@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.trainers import Zygote, events, history
+from tests.chaos.trainers import Zygote
+from tests.runlog import events, history
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.test_kill_in_between import APPEND, after, before
-from tests.chaos.trainers import Zygote, assert_whole, events, history
+from tests.chaos.trainers import Zygote, assert_whole
+from tests.runlog import events, history
 
 pytestmark = pytest.mark.chaos
 RESTORE = "esper.tolaria.trainer:Trainer._restore_host"

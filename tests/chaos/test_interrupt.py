@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from esper.events.runs import CheckpointCommitted, RunPaused
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, events, history
+from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole
+from tests.runlog import events, history
 
 pytestmark = pytest.mark.chaos
 

@@ -13,7 +13,8 @@ import pytest
 
 from esper.errors import DataUnavailable
 from esper.tasks.fashion_mnist import folder
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, events, history, rerun
+from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, rerun
+from tests.runlog import events, history
 
 pytestmark = pytest.mark.chaos
 ROUNDS, KILLS = 4, 6

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from esper.events.runs import BoundaryReached, CheckpointRetired
-from tests.chaos.trainers import Zygote, assert_whole, chunks, committed, events, history, manifests, needed_chunks
+from tests.chaos.trainers import Zygote, assert_whole, chunks, committed, manifests, needed_chunks
+from tests.runlog import events, history
 
 pytestmark = pytest.mark.chaos
 Fault = dict[str, Any]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from esper.events.runs import RunFailed
-from tests.chaos.trainers import Progress, Zygote, assert_whole, events, history
+from tests.chaos.trainers import Progress, Zygote, assert_whole
+from tests.runlog import events, history
 
 pytestmark = pytest.mark.chaos
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.trainers import Progress, Zygote, assert_whole, history
+from tests.chaos.trainers import Progress, Zygote, assert_whole
+from tests.runlog import history
 
 pytestmark = pytest.mark.chaos
 

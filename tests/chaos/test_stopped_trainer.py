@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.test_kill_in_between import APPEND, before
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, history, raw_ids
+from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, raw_ids
+from tests.runlog import history
 
 pytestmark = pytest.mark.chaos
 MOMENTS = {

@@ -11,23 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from esper.events import Event
-from esper.events.codec import to_json
 from esper.events.runs import CheckpointCommitted, CheckpointRetired, RunResumed
 from esper.log import open_log
-from esper.log.ordering import in_order
 from esper.log.port import RUNS, Position
+from tests.runlog import events
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
-COMPARED = {
-    "RunStarted",
-    "BoundaryReached",
-    "DecisionMade",
-    "DecisionRejected",
-    "SeedTransitioned",
-    "RolledBack",
-    "RunCompleted",
-}
 LONGEST = 240.0  # seconds that any trainer of these tests may take
 
 
@@ -129,27 +118,6 @@ class Progress:
 
     def close(self) -> None:
         self._log.close()
-
-
-def events(home: Path, run_id: str) -> list[Event]:
-    """A run's events in order; raises if any is missing, or twice with different content."""
-    log = open_log(f"sqlite:///{home / 'log.db'}")
-    try:
-        return [event for _, event in in_order(log.read(RUNS, key=run_id))]
-    finally:
-        log.close()
-
-
-def history(home: Path, run_id: str) -> list[tuple[str, Any]]:
-    """What must be equal however often a run was killed: (type, content without what a clock gave)."""
-    found = []
-    for event in events(home, run_id):
-        name = type(event.content).__name__
-        if name in COMPARED:
-            content = to_json(event)
-            content.pop("measured", None)
-            found.append((name, content))
-    return found
 
 
 def rerun(home: Path, run_id: str) -> int:

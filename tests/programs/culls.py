@@ -56,10 +56,10 @@ def by_command(stage: Stage) -> None:
 def by_audit(stage: Stage) -> None:
     original = Boundary._audit
 
-    def audit(self: Boundary, state: RunState, seed: Any, step: int, warning: str | None) -> Any:
+    def audit(self: Boundary, state: RunState, seed: Any, step: int) -> Any:
         if victim(state, stage):
             return Stage.CULLED, "audit", Evidence(passed=False, reason="the test says so")
-        return original(self, state, seed, step, warning)
+        return original(self, state, seed, step)
 
     Boundary._audit = audit  # type: ignore[method-assign]
 

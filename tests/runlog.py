@@ -1,0 +1,43 @@
+"""What a run has on the log, and the part of it that must be equal however often the run was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from esper.events import Event
+from esper.events.codec import to_json
+from esper.log import open_log
+from esper.log.ordering import in_order
+from esper.log.port import RUNS
+
+COMPARED = {
+    "RunStarted",
+    "BoundaryReached",
+    "DecisionMade",
+    "DecisionRejected",
+    "SeedTransitioned",
+    "RolledBack",
+    "RunCompleted",
+}
+
+
+def events(home: Path, run_id: str = "run") -> list[Event]:
+    """A run's events in order; raises if any is missing, or twice with different content."""
+    log = open_log(f"sqlite:///{home / 'log.db'}")
+    try:
+        return [event for _, event in in_order(log.read(RUNS, key=run_id))]
+    finally:
+        log.close()
+
+
+def history(home: Path, run_id: str) -> list[tuple[str, Any]]:
+    """What must be equal however often a run was killed: (type, content without what a clock gave)."""
+    found = []
+    for event in events(home, run_id):
+        name = type(event.content).__name__
+        if name in COMPARED:
+            content = to_json(event)
+            content.pop("measured", None)
+            found.append((name, content))
+    return found
