@@ -16,7 +16,10 @@ EsperError
 ├── DataUnavailable         a data set is not installed or not the right one
 ├── LogError                the log could not be read or written
 │   ├── Fenced              another trainer took the run over
+│   ├── WriterLost          the log gave the writer up, though no other took over
+│   ├── RecordTooLarge      one record is bigger than any log takes
 │   ├── SequenceGap         events are missing
+│   │   └── Quarantined     one of them is there but cannot be read
 │   └── SequenceConflict    one place holds two different events
 └── DecodeError             a record that this version cannot read
 
@@ -96,8 +99,30 @@ class Fenced(LogError):
         self.run_id, self.epoch = run_id, epoch
 
 
+class WriterLost(LogError):
+    """The writer is of no use any more, and whether its last append was committed is unknown.
+
+    Open another writer, read the run, write what is missing.
+    """
+
+
+class RecordTooLarge(LogError):
+    pass
+
+
 class SequenceGap(LogError):
     pass
+
+
+class Quarantined(SequenceGap):
+    """An event of the run cannot be read, so nothing after it counts. ``position`` is where it lies, as text."""
+
+    def __init__(self, run_id: str, sequence: int, position: str, error: str) -> None:
+        super().__init__(
+            f"run {run_id} is quarantined: its event {sequence} at {position} cannot be read ({error}); mend the "
+            f"reader or its schemas, then `esper dlq redrive {position}`"
+        )
+        self.run_id, self.sequence, self.position = run_id, sequence, position
 
 
 class SequenceConflict(LogError):

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from esper.errors import RunUnusable, UsageError
 
@@ -90,6 +96,13 @@ class Governor(Section):
     spike: float = Field(6.0, gt=0, description="standard deviations above the recent losses that raise an alarm")
 
 
+class _Environment(EnvSettingsSource):
+    """``ESPER_LOG`` names the log's place, not the section ``log``."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name: value for name, value in super()._load_env_vars().items() if name != "esper_log"}
+
+
 class Settings(BaseSettings):
     """All settings of a run. They are part of RunStarted, so that a run can be repeated."""
 
@@ -100,6 +113,17 @@ class Settings(BaseSettings):
         frozen=True,
         nested_model_default_partial_update=True,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
 
     boundary: Boundary = Boundary()
     checkpoint: Checkpoint = Checkpoint()
@@ -113,8 +137,8 @@ class Settings(BaseSettings):
 
 
 def log_url(home: str | Path) -> str:
-    """The URL of the embedded log in the folder ``home``."""
-    return f"sqlite:///{Path(home) / 'log.db'}"
+    """The URL of the log where none is named: ``ESPER_LOG``, else the embedded log in the folder ``home``."""
+    return os.environ.get("ESPER_LOG") or f"sqlite:///{Path(home) / 'log.db'}"
 
 
 def settings_from(assignments: Iterable[str] = (), base: Iterable[str] = ()) -> Settings:
@@ -182,7 +206,7 @@ def _environment() -> Values:
         if variable.startswith(prefix) and "." in path and path not in option_paths():
             raise UsageError(f"environment variable {variable}: {_unknown(path)}")
     try:
-        return EnvSettingsSource(Settings)()
+        return _Environment(Settings)()
     except SettingsError as error:
         raise UsageError(f"environment variables {prefix}...: {error}") from error
 

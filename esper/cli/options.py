@@ -34,7 +34,13 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         show_envvar=True,
         help="Folder of the runs.",
     )
-    @click.option("--log", "log", metavar="URL", help="Event log.  [default: sqlite:///HOME/log.db]")
+    @click.option(
+        "--log",
+        "log",
+        metavar="URL",
+        envvar="ESPER_LOG",
+        help="Event log.  [env: ESPER_LOG; default: sqlite:///HOME/log.db]",
+    )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
     @functools.wraps(command)

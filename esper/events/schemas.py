@@ -29,6 +29,10 @@ class Schema:
     parsed: AvroSchema = field(repr=False, compare=False)
 
 
+UNKNOWN = Schema("", "", "", {})
+"""Stands for the schema of a record whose writer's schema cannot be had."""
+
+
 @cache
 def schemas_dir() -> Path:
     """The folder of the .avsc files: in an installed wheel ``esper/schemas``, in a checkout ``schemas/``."""

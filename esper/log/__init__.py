@@ -7,17 +7,24 @@ from pathlib import Path
 from esper.errors import UsageError
 from esper.log.port import Log
 
-_SQLITE = "sqlite:///"
+_SQLITE, _KAFKA = "sqlite:///", "kafka://"
 
 
 def open_log(url: str) -> Log:
-    """The log at ``url``: ``sqlite:///relative/path.db`` or ``sqlite:////absolute/path.db``.
+    """The log at ``url``: ``sqlite:///relative/path.db``, ``sqlite:////absolute/path.db`` or ``kafka://HOST:PORT,...``.
 
-    The file and its folder are created on first use. Raises UsageError for any other URL.
+    The embedded log's file and folder are created on first use. Behind Kafka's brokers, ``/PREFIX`` sets this log apart
+    from others on the cluster; ``esper.connections`` says how to reach them. Raises UsageError for any other URL.
     """
+    if url.startswith(_KAFKA):
+        from esper.log.kafka import open_kafka
+
+        return open_kafka(url)
     path = url.removeprefix(_SQLITE)
     if not url.startswith(_SQLITE) or not path.strip("/"):
-        raise UsageError(f"{url!r} is not a log; write sqlite:///relative/path.db or sqlite:////absolute/path.db")
+        raise UsageError(
+            f"{url!r} is not a log; write sqlite:///relative/path.db, sqlite:////absolute/path.db or kafka://host:port"
+        )
     from esper.log.sqlite import SqliteLog
 
     return SqliteLog(url, Path(path).absolute())

@@ -2,32 +2,53 @@
 
 A run's events count in the order of their sequence numbers, not of their positions. The rule: drop an event
 that is known, ignore one of an older epoch, stop where one is missing. One id with other bytes is an error.
+A record that cannot be read is passed over; if an event is then missing, it was that one, and the run is quarantined.
 """
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from uuid import UUID
 
-from esper.errors import SequenceConflict, SequenceGap
+from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
 from esper.events import Event
 from esper.log.port import SIGNALS, Entry
 from esper.log.records import event_of
 
+logger = logging.getLogger("esper")
 
-def in_order(entries: Iterable[Entry], *, epoch: int = 0, sequence: int = 0) -> Iterator[tuple[Entry, Event]]:
+
+def _warn(entry: Entry, error: DecodeError) -> None:
+    logger.warning("the record at %s was passed over: %s", entry.position, error)
+
+
+def in_order(
+    entries: Iterable[Entry],
+    *,
+    epoch: int = 0,
+    sequence: int = 0,
+    unreadable: Callable[[Entry, DecodeError], None] = _warn,
+) -> Iterator[tuple[Entry, Event]]:
     """The events of one run on ``esper.runs``, each once and without a gap.
 
     ``epoch`` and ``sequence`` are those of the last event that the caller has; what is not newer is dropped.
-    Raises SequenceGap where an event is missing, SequenceConflict where a place holds two different events,
-    DecodeError where a record cannot be read.
+    ``unreadable`` is told of each record that cannot be decoded. Raises SequenceGap where an event is missing
+    (Quarantined if a record just before it was unreadable), SequenceConflict where a place holds two different
+    events.
     """
+    bad: tuple[Entry, DecodeError] | None = None  # the first unreadable record since the last event
     base = last = sequence
     prints: list[int] = []  # of each event's bytes, from base + 1
     starts, epochs = [0], [epoch]  # from which sequence number on which epoch wrote
     for entry in entries:
-        event = event_of(entry)
+        try:
+            event = event_of(entry)
+        except DecodeError as error:
+            unreadable(entry, error)
+            bad = bad or (entry, error)
+            continue
         its_epoch, place = _place(entry, event)
         if place <= last:
             if its_epoch == epochs[bisect_right(starts, place) - 1]:
@@ -37,12 +58,15 @@ def in_order(entries: Iterable[Entry], *, epoch: int = 0, sequence: int = 0) -> 
                 raise _conflict(entry, event)
         elif its_epoch >= epochs[-1]:
             if place > last + 1:
+                if bad is not None:
+                    raise Quarantined(entry.record.key, last + 1, str(bad[0].position), str(bad[1]))
                 raise SequenceGap(f"run {entry.record.key}: event {last + 1} is missing at {entry.position}; {_REMEDY}")
             if its_epoch > epochs[-1]:
                 starts.append(place)
                 epochs.append(its_epoch)
             prints.append(hash(entry.record.value))
             last = place
+            bad = None
             yield entry, event
 
 

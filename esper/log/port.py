@@ -16,9 +16,11 @@ from typing import Protocol
 from esper.errors import UsageError
 from esper.events.schemas import Schema
 
-RUNS, SIGNALS, ASSETS = "esper.runs", "esper.signals", "esper.assets"
-TOPICS = (RUNS, SIGNALS, ASSETS)
+RUNS, SIGNALS, ASSETS, DEADLETTER = "esper.runs", "esper.signals", "esper.assets", "esper.deadletter"
 PARTITIONS = 12
+"""Of each topic, and fixed for life: a key's partition follows from it."""
+MAX_BYTES = 8 << 20
+"""A record's key, value and headers together, at most; every log refuses a bigger one before it writes anything."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,11 +58,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is read: a record, where it lies and when the log took it (UTC)."""
+    """What is read: a record, where it lies and when the log took it (UTC).
+
+    ``error`` says why the record's schema is not known (a foreign frame, a schema id that the registry does not
+    have); its ``record.value`` is then the raw bytes and ``record.schema`` is ``esper.events.schemas.UNKNOWN``.
+    """
 
     position: Position
     timestamp: datetime
     record: Record
+    error: str | None = None
 
 
 class Writer(Protocol):
@@ -76,8 +83,9 @@ class Writer(Protocol):
     def append(self, records: Sequence[Record]) -> list[Position]:
         """Commit ``records``, in one transaction that may span topics; blocks until they are durable.
 
-        Raises Fenced if a later writer has been opened, in which case nothing was written, and LogError if
-        the log could not take them, in which case nothing was written either and the call may be repeated.
+        Raises Fenced if a later writer has been opened and RecordTooLarge for a record beyond MAX_BYTES: nothing
+        was written. WriterLost: nobody knows whether they were; open another writer and read the run. Any other
+        LogError: the log could not take them, nothing was written and the call may be repeated.
         """
 
     def close(self) -> None: ...

@@ -7,6 +7,7 @@ from functools import lru_cache
 from urllib.parse import quote
 from uuid import UUID
 
+from esper.errors import DecodeError
 from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent
 from esper.events.codec import content_digest, decode, encode
 from esper.events.ids import asset_id, run_event_id, signal_id
@@ -45,6 +46,8 @@ def asset_record(content: AssetContent, *, writer: str, time: datetime) -> Recor
 
 def event_of(entry: Entry) -> Event:
     """The event in ``entry``; raises DecodeError."""
+    if entry.error is not None:
+        raise DecodeError(entry.error)
     return decode(entry.record.schema, entry.record.value)
 
 

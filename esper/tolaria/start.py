@@ -43,7 +43,7 @@ from esper.kasmina.sites import Site, find_sites, site_table
 from esper.log import open_log
 from esper.log.ordering import in_order
 from esper.log.port import ASSETS, RUNS, Log
-from esper.settings import Settings, settings_with
+from esper.settings import Settings, log_url, settings_with
 from esper.tamiyo.fold import fold
 from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.state import RunState, settings_of
@@ -247,7 +247,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.subject.check()
-        self.log = open_log(self.log_url or f"sqlite:///{(self.home / 'log.db').absolute()}")
+        self.log = open_log(self.log_url or log_url(self.home.absolute()))
         self.store = open_store(f"file:///{(self.home / 'artifacts').absolute()}")
 
     def events(self) -> list[Event]:
