@@ -35,7 +35,8 @@ def in_order(
 
     ``epoch`` and ``sequence`` are those of the last event that the caller has; what is not newer is dropped.
     ``unreadable`` is told of each record that cannot be decoded. Raises SequenceGap where an event is missing
-    (Quarantined if a record just before it was unreadable), SequenceConflict where a place holds two different
+    (Quarantined if a record just before it was unreadable, or the last one is and was written as the run's next
+    event), SequenceConflict where a place holds two different
     events.
     """
     bad: tuple[Entry, DecodeError] | None = None  # the first unreadable record since the last event
@@ -59,7 +60,7 @@ def in_order(
         elif its_epoch >= epochs[-1]:
             if place > last + 1:
                 if bad is not None:
-                    raise Quarantined(entry.record.key, last + 1, str(bad[0].position), str(bad[1]))
+                    raise _quarantined(bad, last)
                 raise SequenceGap(f"run {entry.record.key}: event {last + 1} is missing at {entry.position}; {_REMEDY}")
             if its_epoch > epochs[-1]:
                 starts.append(place)
@@ -68,6 +69,10 @@ def in_order(
             last = place
             bad = None
             yield entry, event
+    if (
+        bad is not None and bad[0].record.sequence == last + 1
+    ):  # so its writer said: the run's own, from a newer version
+        raise _quarantined(bad, last)
 
 
 def once(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
@@ -95,6 +100,11 @@ def _place(entry: Entry, event: Event) -> tuple[int, int]:
     if epoch is None or sequence is None:
         raise SequenceGap(f"run {entry.record.key}: {entry.position} has no epoch and sequence; {_REMEDY}")
     return epoch, sequence
+
+
+def _quarantined(bad: tuple[Entry, DecodeError], last: int) -> Quarantined:
+    entry, error = bad
+    return Quarantined(entry.record.key, last + 1, str(entry.position), str(error))
 
 
 def _conflict(entry: Entry, event: Event) -> SequenceConflict:

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from esper.errors import (
     DataMismatch,
-    DecodeError,
     EnvironmentMismatch,
     EsperError,
     Fenced,
     LogError,
     ModelMismatch,
+    Quarantined,
     RunUnusable,
     Unsupported,
     UsageError,
@@ -238,7 +238,7 @@ def test_a_record_of_a_newer_version_is_an_error_and_never_skipped(tmp_path: Pat
     newer = schema_from_json(known.schema.json.replace("AlertRaised", "SeedEntangled"))
     writer.append([replace(known, schema=newer)])
     log.close()
-    with pytest.raises(DecodeError, match=r"SeedEntangled.*(update|upgrade|newer)") as caught:
+    with pytest.raises(Quarantined, match=r"SeedEntangled.*(update|upgrade|newer)") as caught:
         crashed.resume()
     assert "\n" not in str(caught.value)
 
