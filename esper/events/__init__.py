@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.events import assets, runs, signals
+from esper.events import assets, deadletter, runs, signals
 from esper.events.envelope import Envelope, Event
 
 RunContent = (
@@ -23,7 +23,7 @@ RunContent = (
     | runs.RolledBack
     | runs.AlertRaised
 )
-SignalContent = signals.CommandIssued
+SignalContent = signals.CommandIssued | signals.DecisionProposed | signals.AlertRaised | signals.AlertResolved
 AssetContent = (
     assets.BlueprintRegistered
     | assets.KernelRequested
@@ -31,6 +31,19 @@ AssetContent = (
     | assets.KernelRejected
     | assets.KernelEvaluated
 )
-Content = RunContent | SignalContent | AssetContent
+DeadLetterContent = deadletter.DeadLetter | deadletter.DeadLetterResolved
+Content = RunContent | SignalContent | AssetContent | DeadLetterContent
 
-__all__ = ["AssetContent", "Content", "Envelope", "Event", "RunContent", "SignalContent", "assets", "runs", "signals"]
+__all__ = [
+    "AssetContent",
+    "Content",
+    "DeadLetterContent",
+    "Envelope",
+    "Event",
+    "RunContent",
+    "SignalContent",
+    "assets",
+    "deadletter",
+    "runs",
+    "signals",
+]

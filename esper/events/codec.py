@@ -23,6 +23,7 @@ from fastavro.read import SchemaResolutionError
 
 from esper.errors import DecodeError
 from esper.events import Content, Envelope, Event
+from esper.events.avro import record_writer
 from esper.events.schemas import Schema, name_of, schema_of, unknown
 
 Convert = Callable[..., Any]
@@ -37,9 +38,7 @@ _BAD_BYTES = (EOFError, ValueError, LookupError, TypeError, OverflowError, Memor
 def encode(event: Event) -> bytes:
     """The Avro body of ``event``, by our schema of its content's class."""
     content_class: type = type(event.content)
-    record = _dumper(content_class)(event.content)
-    record["envelope"] = _dumper(Envelope)(event.envelope)
-    return _written(schema_of(content_class), record)
+    return _envelope(event.envelope) + record_writer(content_class)(event.content)
 
 
 def decode(schema: Schema, body: bytes) -> Event:
@@ -137,7 +136,7 @@ def _loader(record_class: type) -> Convert:
     """What makes a ``record_class`` of fastavro's dict."""
     hints = get_type_hints(record_class)
     steps = [(place, convert) for place, hint in enumerate(hints.values()) if (convert := _loading(hint))]
-    take, make = itemgetter(*hints), _maker(record_class)
+    take, make = itemgetter(*hints), maker(record_class)
 
     def load(record: dict[str, Any]) -> Any:
         values = list(take(record))
@@ -166,7 +165,7 @@ def _dumper(record_class: type) -> Convert:
     return dump
 
 
-def _maker(record_class: type) -> Convert:
+def maker(record_class: type) -> Convert:
     """What makes a ``record_class`` of its fields' values, in their order.
 
     A frozen dataclass sets each field through ``object.__setattr__``, which would cost a quarter of all decoding.
@@ -182,7 +181,8 @@ def _maker(record_class: type) -> Convert:
     return make
 
 
-_event = _maker(Event)
+_event = maker(Event)
+_envelope = record_writer(Envelope)
 
 
 def _loading(hint: Any) -> Convert | None:

@@ -1,19 +1,22 @@
-"""Deterministic ids: whoever writes the same record again gives it the same id."""
+"""Deterministic ids and seeds: whoever writes the same record again gives it the same id."""
 
 from __future__ import annotations
 
 import json
-from hashlib import sha1
+from functools import lru_cache
+from hashlib import sha1, sha256
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 NAMESPACE = uuid5(NAMESPACE_URL, "urn:esper")
 
+_VERSION_AND_VARIANT = 5 << 76 | 2 << 62
+_FREE = (1 << 128) - 1 ^ (0xF << 76 | 3 << 62)
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def run_event_id(run_id: str, epoch: int, sequence: int) -> UUID:
     """The id of a run's event: UUIDv5 of topic, key, fencing epoch and sequence."""
-    return _id("esper.runs", run_id, epoch, sequence)
+    return _uuid5(_run_name(run_id, epoch) + b"%d]" % sequence)
 
 
 def signal_id(run_id: str, issuer: str, nonce: str) -> UUID:
@@ -26,7 +29,29 @@ def asset_id(type_name: str, content_digest: str) -> UUID:
     return _id("esper.assets", type_name, content_digest)
 
 
+def dead_letter_id(source: str, *resolves: str) -> UUID:
+    """The id of a record on ``esper.deadletter``: UUIDv5 of the position that it is about, and of that of the
+    dead letter which it resolves."""
+    return _id("esper.deadletter", source, *resolves)
+
+
+def kernel_seed(run_seed: int, name: str) -> int:
+    """The seed of a kernel's initial weights: 63 bits of SHA-256 over the run's seed and the seed's name."""
+    return int.from_bytes(sha256(f"{run_seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
 def _id(*parts: str | int) -> UUID:
-    """``uuid5(NAMESPACE, ...)`` of ``parts`` as JSON, in half its time: every event has an id."""
-    name = NAMESPACE.bytes + _encoded(parts).encode()
-    return UUID(bytes=sha1(name, usedforsecurity=False).digest()[:16], version=5)
+    """``uuid5(NAMESPACE, ...)`` of ``parts`` as JSON."""
+    return _uuid5(NAMESPACE.bytes + _encoded(parts).encode())
+
+
+@lru_cache(maxsize=256)
+def _run_name(run_id: str, epoch: int) -> bytes:
+    """What the names of a run's events begin with."""
+    return NAMESPACE.bytes + _encoded(("esper.runs", run_id, epoch))[:-1].encode() + b","
+
+
+def _uuid5(name: bytes) -> UUID:
+    """UUIDv5 of ``name``, which begins with the namespace; in half of uuid5's time, for every event has an id."""
+    number = int.from_bytes(sha1(name, usedforsecurity=False).digest()[:16], "big")
+    return UUID(int=number & _FREE | _VERSION_AND_VARIANT)

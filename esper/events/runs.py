@@ -233,7 +233,11 @@ class BoundaryReached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionMade:
-    """What the policy chose at a boundary, waits included. ``observation`` is the digest of what it saw."""
+    """What the policy chose at a boundary, waits included. ``observation`` is the digest of what it saw.
+
+    A decision that was proposed by a signal (then ``issuer`` is set, and the signal's id is the cause) is named
+    after the boundary that it is about, ``decision.lag`` boundaries before ``step``.
+    """
 
     decision: str
     step: int
@@ -247,19 +251,24 @@ class DecisionMade:
     propensity: float
     alternatives: tuple[Alternative, ...]
     reason: str
-    proposal: UUID | None = None
+    issuer: str | None = None
     measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRejected:
-    """A decision that could not be carried out (``kernel``) or came too late (``late``)."""
+    """A decision that could not be carried out (``kernel``), or the answer to a proposal that was not taken.
+
+    Then ``issuer`` is set and the signal's id is the cause; ``reason`` is ``late``, ``stale`` (the run has outgrown
+    it), ``second`` (another was taken) or ``invalid``. ``late`` without an issuer: none came in time.
+    """
 
     decision: str
     step: int
     reason: str
     detail: str
     site: str | None
+    issuer: str | None = None
     measured: Measured | None = None
 
 
@@ -311,7 +320,7 @@ class SeedTransitioned:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointCommitted:
     """The checkpoint of ``step`` is on disk: ``manifest`` is its SHA-256, ``sequence`` the run's last
-    event that it includes, ``size`` the bytes newly written for it."""
+    event that it includes, as numbered when it was taken, ``size`` the bytes newly written for it."""
 
     step: int
     manifest: str
