@@ -14,6 +14,8 @@ EsperError
 ├── ReplayDivergence        a re-run step did not give the logged digest
 ├── CorruptArtifact         a file is missing or its digest is wrong
 ├── DataUnavailable         a data set is not installed or not the right one
+├── ClusterUnavailable      the broker or registry on this machine could not be fetched or started
+├── WorkerFailed            a worker that keeps the views ended before it was told to
 ├── LogError                the log could not be read or written
 │   ├── Fenced              another trainer took the run over
 │   ├── WriterLost          the log gave the writer up, though no other took over
@@ -82,6 +84,14 @@ class CorruptArtifact(EsperError):
 
 
 class DataUnavailable(EsperError):
+    pass
+
+
+class ClusterUnavailable(EsperError):
+    pass
+
+
+class WorkerFailed(EsperError):
     pass
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-LOGS = ("sqlite",)
+LOGS = ("sqlite", "kafka")
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(params=LOGS)
 def log_url_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Makes the URL of a new, empty log of the adapter under test each time it is called."""
-    assert request.param in LOGS
+    if request.param == "kafka":
+        factory: Callable[[], str] = request.getfixturevalue("kafka_log_url")
+        return factory
     number = itertools.count()
     return lambda: f"sqlite:///{tmp_path}/home-{next(number)}/log.db"
 

@@ -36,43 +36,72 @@ def in_order(
     ``epoch`` and ``sequence`` are those of the last event that the caller has; what is not newer is dropped.
     ``unreadable`` is told of each record that cannot be decoded. Raises SequenceGap where an event is missing
     (Quarantined if a record just before it was unreadable, or the last one is and was written as the run's next
-    event), SequenceConflict where a place holds two different
-    events.
+    event), SequenceConflict where a place holds two different events.
     """
-    bad: tuple[Entry, DecodeError] | None = None  # the first unreadable record since the last event
-    base = last = sequence
-    prints: list[int] = []  # of each event's bytes, from base + 1
-    starts, epochs = [0], [epoch]  # from which sequence number on which epoch wrote
+    order = Order(epoch=epoch, sequence=sequence, unreadable=unreadable)
     for entry in entries:
+        event = order.take(entry)
+        if event is not None:
+            yield entry, event
+    order.end()
+
+
+class Order:
+    """The rule for one run, an entry at a time; ``in_order`` says what it raises, after which it takes no more."""
+
+    def __init__(
+        self, *, epoch: int = 0, sequence: int = 0, unreadable: Callable[[Entry, DecodeError], None] = _warn
+    ) -> None:
+        self.sequence = sequence  # of the last event
+        self._unreadable = unreadable
+        self._bad: tuple[Entry, DecodeError] | None = None  # since the last event: marked as the next, or the first
+        self._base = sequence
+        self._prints: list[int] = []  # of each event's bytes, from base + 1
+        self._starts, self._epochs = [0], [epoch]  # from which sequence number on which epoch wrote
+
+    def take(self, entry: Entry) -> Event | None:
+        """The event in ``entry`` if it is the run's next; None if it does not count."""
         try:
             event = event_of(entry)
         except DecodeError as error:
-            unreadable(entry, error)
-            bad = bad or (entry, error)
-            continue
-        its_epoch, place = _place(entry, event)
-        if place <= last:
-            if its_epoch == epochs[bisect_right(starts, place) - 1]:
-                if place > base and prints[place - base - 1] != hash(entry.record.value):
-                    raise _conflict(entry, event)
-            elif its_epoch >= epochs[-1]:
+            self._unreadable(entry, error)
+            if self._bad is None or entry.record.sequence == self.sequence + 1:
+                self._bad = entry, error
+            return None
+        epoch, place = _place(entry, event)
+        if place <= self.sequence:
+            self._check_known(entry, event, epoch, place)
+            return None
+        if epoch < self._epochs[-1]:
+            return None
+        if place > self.sequence + 1:
+            raise self._gap(entry)
+        if epoch > self._epochs[-1]:
+            self._starts.append(place)
+            self._epochs.append(epoch)
+        self._prints.append(hash(entry.record.value))
+        self.sequence, self._bad = place, None
+        return event
+
+    def end(self) -> None:
+        """Nothing more is there yet; raises Quarantined if the last record is unreadable, but its writer marked it as
+        the run's next event: it is from a newer version."""
+        if self._bad is not None and self._bad[0].record.sequence == self.sequence + 1:
+            raise _quarantined(self._bad, self.sequence)
+
+    def _check_known(self, entry: Entry, event: Event, epoch: int, place: int) -> None:
+        if epoch == self._epochs[bisect_right(self._starts, place) - 1]:
+            if place > self._base and self._prints[place - self._base - 1] != hash(entry.record.value):
                 raise _conflict(entry, event)
-        elif its_epoch >= epochs[-1]:
-            if place > last + 1:
-                if bad is not None:
-                    raise _quarantined(bad, last)
-                raise SequenceGap(f"run {entry.record.key}: event {last + 1} is missing at {entry.position}; {_REMEDY}")
-            if its_epoch > epochs[-1]:
-                starts.append(place)
-                epochs.append(its_epoch)
-            prints.append(hash(entry.record.value))
-            last = place
-            bad = None
-            yield entry, event
-    if (
-        bad is not None and bad[0].record.sequence == last + 1
-    ):  # so its writer said: the run's own, from a newer version
-        raise _quarantined(bad, last)
+        elif epoch >= self._epochs[-1]:
+            raise _conflict(entry, event)
+
+    def _gap(self, entry: Entry) -> SequenceGap:
+        if self._bad is not None:
+            return _quarantined(self._bad, self.sequence)
+        return SequenceGap(
+            f"run {entry.record.key}: event {self.sequence + 1} is missing at {entry.position}; {_REMEDY}"
+        )
 
 
 def once(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:

@@ -96,8 +96,12 @@ class Log(Protocol):
 
     url: str
 
-    def open_writer(self, run_id: str) -> Writer:
-        """Fence the run's writer before it, then return the new one: its epoch is one more, from 1."""
+    def open_writer(self, run_id: str, *, copied: int | None = None) -> Writer:
+        """Fence the run's writer before it, then return the new one: its epoch is one more, from 1.
+
+        ``copied`` opens it for a run's events from another log, whose epochs go up to ``copied``: ``append`` takes
+        them with the epochs they have, and the writer's own is greater than any of those.
+        """
 
     def signal(self, record: Record) -> Position:
         """Append one record outside any transaction; durable when it returns."""

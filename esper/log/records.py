@@ -9,7 +9,7 @@ from uuid import UUID
 
 from esper.errors import DecodeError
 from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent
-from esper.events.codec import content_digest, decode, encode
+from esper.events.codec import content_digest, decode, encode, maker
 from esper.events.ids import asset_id, run_event_id, signal_id
 from esper.events.schemas import name_of, schema_of
 from esper.log.headers import Headers
@@ -28,20 +28,21 @@ def run_record(
 ) -> Record:
     """The record of a run's event number ``sequence``, for ``Writer.append``. ``time`` has a zone."""
     identity = run_event_id(run_id, epoch, sequence)
-    envelope = Envelope(id=identity, time=time, writer=writer, epoch=epoch, sequence=sequence, causes=causes)
-    return _record(RUNS, run_id, envelope, content)
+    return record_of(RUNS, run_id, _envelope(identity, time, writer, epoch, sequence, causes), content)
 
 
-def signal_record(run_id: str, content: SignalContent, *, writer: str, time: datetime) -> Record:
+def signal_record(
+    run_id: str, content: SignalContent, *, writer: str, time: datetime, causes: tuple[UUID, ...] = ()
+) -> Record:
     """The record of a signal to a run, for ``Log.signal``; its issuer and nonce make it the same signal again."""
     identity = signal_id(run_id, content.issuer, content.nonce)
-    return _record(SIGNALS, run_id, Envelope(id=identity, time=time, writer=writer), content)
+    return record_of(SIGNALS, run_id, Envelope(id=identity, time=time, writer=writer, causes=causes), content)
 
 
 def asset_record(content: AssetContent, *, writer: str, time: datetime) -> Record:
     """The record of an asset's event, under its blueprint's id; the same content has the same id."""
     identity = asset_id(name_of(type(content)), content_digest(content))
-    return _record(ASSETS, content.blueprint, Envelope(id=identity, time=time, writer=writer), content)
+    return record_of(ASSETS, content.blueprint, Envelope(id=identity, time=time, writer=writer), content)
 
 
 def event_of(entry: Entry) -> Event:
@@ -51,14 +52,20 @@ def event_of(entry: Entry) -> Event:
     return decode(entry.record.schema, entry.record.value)
 
 
-def _record(topic: str, key: str, envelope: Envelope, content: Content) -> Record:
+def record_of(topic: str, key: str, envelope: Envelope, content: Content) -> Record:
+    """The record of ``content`` with its headers."""
     content_class: type = type(content)
     headers = _constant(topic, key, content_class, envelope.writer)
     headers += ("ce_id", str(envelope.id).encode()), ("ce_time", envelope.time.isoformat().encode())
     if envelope.causes:
         headers += (("causation_id", str(envelope.causes[0]).encode()),)
     value = encode(Event(envelope, content))
-    return Record(topic, key, schema_of(content_class), value, headers, envelope.epoch, envelope.sequence)
+    schema = schema_of(content_class)
+    record: Record = _record(topic, key, schema, value, headers, envelope.epoch, envelope.sequence)
+    return record
+
+
+_record, _envelope = maker(Record), maker(Envelope)
 
 
 @lru_cache(maxsize=1024)

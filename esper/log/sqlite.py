@@ -21,12 +21,13 @@ from typing import Any
 
 import apsw
 
-from esper.errors import Fenced, LogError, SequenceConflict, SequenceGap, UsageError
-from esper.events.schemas import Schema, schema_from_json
+from esper.errors import DecodeError, Fenced, LogError, SequenceConflict, SequenceGap
+from esper.events.schemas import UNKNOWN, Schema, schema_from_json
+from esper.log.checks import check_signal, check_sizes, following, start_offset
 from esper.log.database import Database
 from esper.log.headers import pack, unpack
 from esper.log.partitions import partition_of
-from esper.log.port import RUNS, SIGNALS, Entry, Position, Record
+from esper.log.port import SIGNALS, Entry, Position, Record
 
 POLL = 0.1
 """Seconds between two looks of ``follow`` at the log's end."""
@@ -47,7 +48,7 @@ class SqliteLog:
     def __init__(self, url: str, path: Path) -> None:
         self.url = url
         self.database = Database(path)
-        self._schemas: dict[int, Schema] = {}
+        self._schemas: dict[int, tuple[Schema, None]] = {}
 
     @property
     def log_id(self) -> str:
@@ -55,20 +56,19 @@ class SqliteLog:
         with self.database.session() as connection:
             return str(connection.execute("SELECT id FROM log").get)
 
-    def open_writer(self, run_id: str) -> SqliteWriter:
+    def open_writer(self, run_id: str, *, copied: int | None = None) -> SqliteWriter:
         with self.database.transaction() as connection:
             epoch, sequence, offset = connection.execute(
-                "INSERT INTO writers VALUES (?, 1, 0, -1) ON CONFLICT DO UPDATE SET epoch = epoch + 1 "
-                "RETURNING epoch, sequence, offset",
-                (run_id,),
+                "INSERT INTO writers VALUES (?1, ?2 + 1, 0, -1) "
+                "ON CONFLICT DO UPDATE SET epoch = max(epoch, ?2) + 1 RETURNING epoch, sequence, offset",
+                (run_id, copied or 0),
             ).get
-        return SqliteWriter(self, run_id, epoch, sequence, offset)
+        return SqliteWriter(self, run_id, epoch, sequence, offset, copied)
 
     def signal(self, record: Record) -> Position:
         """Append one record. A signal whose ``ce_id`` its key already has is not written again: its position
         is returned, or SequenceConflict raised if its bytes differ."""
-        if record.topic == RUNS:
-            raise UsageError(f"{RUNS} is written by a run's trainer alone; use open_writer, or send to {SIGNALS}")
+        check_signal(record)
         identity = dict(record.headers).get("ce_id") if record.topic == SIGNALS else None
         with self.database.transaction() as connection:
             if identity is None:
@@ -87,13 +87,13 @@ class SqliteLog:
             return Position(SIGNALS, partition, known[0])
 
     def read(self, topic: str, key: str | None = None, after: Position | None = None) -> Iterator[Entry]:
-        start = _start(topic, key, after)
+        start = start_offset(topic, key, after)
         return self._entries(topic, key, start, self._end())
 
     def follow(
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
     ) -> Iterator[Entry]:
-        return self._following(topic, key, _start(topic, key, after), stop)
+        return self._following(topic, key, start_offset(topic, key, after), stop)
 
     def close(self) -> None:
         self.database.close()
@@ -132,9 +132,9 @@ class SqliteLog:
     ) -> Iterator[Entry]:
         while rows := self._chunk(stream, start, end, share):
             for offset, schema_id, value, headers, timestamp, epoch, sequence in rows:
-                schema = self._schemas.get(schema_id) or self._schema(schema_id)
+                schema, error = self._schemas.get(schema_id) or self._schema(schema_id)
                 record = Record(topic, key, schema, value, unpack(headers), epoch, sequence)
-                yield Entry(Position(topic, partition, offset), _time(timestamp), record)
+                yield Entry(Position(topic, partition, offset), _time(timestamp), record, error)
             start = rows[-1][0]
 
     def _chunk(self, stream: int, start: int, end: int, share: int) -> list[tuple[Any, ...]]:
@@ -151,19 +151,23 @@ class SqliteLog:
             cursor.close()
         return rows
 
-    def _schema(self, schema_id: int) -> Schema:
+    def _schema(self, schema_id: int) -> tuple[Schema, str | None]:
+        """A stored schema, or UNKNOWN and why it cannot be had."""
         with self.database.session() as connection:
             text = connection.execute("SELECT json FROM schemas WHERE id = ?", (schema_id,)).get
-        schema = self._schemas[schema_id] = schema_from_json(text)
-        return schema
+        try:
+            known = self._schemas[schema_id] = schema_from_json(text), None
+            return known
+        except DecodeError as error:
+            return UNKNOWN, str(error) if text else "the record was written without a schema; it is no event of Esper's"
 
 
 class SqliteWriter:
     """The one writer of a run; see ``esper.log.port.Writer``. Threads that share it take turns."""
 
-    def __init__(self, log: SqliteLog, run_id: str, epoch: int, sequence: int, offset: int) -> None:
+    def __init__(self, log: SqliteLog, run_id: str, epoch: int, sequence: int, offset: int, copied: int | None) -> None:
         self.run_id, self.epoch, self.sequence = run_id, epoch, sequence
-        self._log = log
+        self._log, self._copied = log, copied
         self._last = sequence
         self._offset = offset
         self._lock = threading.Lock()
@@ -173,7 +177,8 @@ class SqliteWriter:
         with self._lock:
             if self._closed:
                 raise LogError(f"run {self.run_id}: its writer was closed; open another")
-            last = self._following(records)
+            last = following(records, self.run_id, self.epoch, self._last, self._copied)
+            check_sizes(records)
             if not records:
                 return []
             try:
@@ -191,20 +196,6 @@ class SqliteWriter:
 
     def close(self) -> None:
         self._closed = True
-
-    def _following(self, records: Sequence[Record]) -> int:
-        """The run's last sequence number once ``records`` are written; raises SequenceGap if they do not follow."""
-        last = self._last
-        for record in records:
-            if record.topic != RUNS:
-                continue
-            if (record.key, record.epoch, record.sequence) != (self.run_id, self.epoch, last + 1):
-                raise SequenceGap(
-                    f"run {self.run_id}: event {self.epoch}/{last + 1} comes next, but was given {record.epoch}/"
-                    f"{record.sequence} of run {record.key}; number a run's events (epoch/sequence) without gaps"
-                )
-            last += 1
-        return last
 
     def _commit(self, records: Sequence[Record], last: int) -> list[Position]:
         with self._log.database.transaction() as connection:
@@ -280,17 +271,6 @@ def _schema_id(connection: apsw.Connection, schema: Schema) -> int:
     known = connection.execute("SELECT id FROM schemas WHERE fingerprint = ?", (schema.fingerprint,)).get
     insertion = "INSERT INTO schemas (fingerprint, json) VALUES (?, ?) RETURNING id"
     return int(known or connection.execute(insertion, (schema.fingerprint, schema.json)).get)
-
-
-def _start(topic: str, key: str | None, after: Position | None) -> int:
-    """The offset that reading starts behind."""
-    if after is None:
-        return -1
-    if key is None:
-        raise UsageError(f"after {after}: name a key too, since each partition has its own positions")
-    if (after.topic, after.partition) != (topic, partition_of(key)):
-        raise UsageError(f"{after} is not in the partition of {key}: {topic}/{partition_of(key)}")
-    return after.offset
 
 
 @lru_cache(maxsize=256)

@@ -198,6 +198,27 @@ def test_a_new_writer_knows_the_last_sequence_number(url: str) -> None:
         log.close()
 
 
+def test_a_writer_for_a_copy_takes_events_with_the_epochs_they_have(log: Log) -> None:
+    copied = [event("run", epoch, number) for number, epoch in enumerate((1, 1, 4, 7), 1)]
+    log.open_writer("run")
+    first = log.open_writer("run", copied=7)
+    first.append(copied[:1])
+    second = log.open_writer("run", copied=7)
+    assert (first.epoch, second.epoch, second.sequence) == (8, 9, 1)
+    with pytest.raises(Fenced, match="epoch 9"):
+        first.append(copied[1:2])
+    for wrong in (event("run", 8, 3), event("run", 1, 4), event("other", 1, 3)):
+        with pytest.raises(SequenceGap, match="run"):
+            second.append([copied[1], wrong])
+    second.append([asset("blueprint"), *copied[1:]])
+    assert read(log, RUNS, "run") == copied
+    trainer = log.open_writer("run")
+    assert (trainer.epoch, trainer.sequence) == (10, 4)
+    with pytest.raises(SequenceGap, match="run"):
+        trainer.append([event("run", 7, 5)])
+    trainer.append([event("run", 10, 5)])
+
+
 def test_an_append_of_nothing_is_nothing(log: Log) -> None:
     writer = log.open_writer("run")
     assert writer.append([]) == []

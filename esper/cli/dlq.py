@@ -1,0 +1,171 @@
+"""``esper dlq list``, ``show`` and ``redrive``: the records that could not be read. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from esper.cli.options import Place, common
+from esper.cli.output import print_json, print_table
+from esper.cli.reading import existing_log, state_of
+from esper.errors import DecodeError, EsperError, LogError, UsageError
+from esper.events import Event
+from esper.log.deadletter import Letter, letters, resolved_record
+from esper.log.port import RUNS, SIGNALS, Entry, Log, Position
+from esper.log.records import event_of
+
+
+@click.group()
+def dlq() -> None:
+    """The dead letters: records of the log that could not be read."""
+
+
+@dlq.command("list")
+@common
+def list_(place: Place) -> None:
+    """List the dead letters, the oldest first."""
+    log = existing_log(place)
+    found = letters(log) if log is not None else []
+    if place.json:
+        print_json({"dead_letters": [_told(letter) for letter in found]})
+    elif not found:
+        click.echo(f"there are no dead letters in {place.log}")
+    else:
+        columns = ("record", "error", "schema", "key", "bytes", "written", "resolved")
+        print_table(columns, [_row(letter) for letter in found])
+
+
+@dlq.command()
+@click.argument("position", metavar="POSITION")
+@common
+def show(place: Place, position: str) -> None:
+    """Show a dead letter whole: the record's bytes in hex, and its headers.
+
+    POSITION is the record's, such as esper.runs/3:120 (esper dlq list).
+    """
+    source = Position.parse(position)
+    log = _log(place)
+    letter = _letter(log, source)
+    if letter is None:
+        raise UsageError(f"{source} is no dead letter; `esper dlq list` lists those that are")
+    if place.json:
+        print_json(_told(letter) | {"value": letter.content.value, "headers": _headers(letter)})
+        return
+    for name, value in _told(letter).items():
+        click.echo(f"  {name:<12}{'' if value is None else value}")
+    for name, value in _headers(letter):
+        click.echo(f"  header      {name}: {value}")
+    content = letter.content
+    cut = f" (the first {len(content.value):,} of {content.size:,} bytes)" if len(content.value) < content.size else ""
+    click.echo(f"  value       {content.value.hex()}{cut}")
+
+
+@dlq.command()
+@click.argument("positions", metavar="POSITION...", nargs=-1, required=True)
+@common
+def redrive(place: Place, positions: tuple[str, ...]) -> int:
+    """Read dead records again, after Esper was upgraded or a schema registered.
+
+    A run's event is never written again: its run is folded anew from the log. A signal is sent again as it was, which
+    counts once. What can be read now is noted beside the dead letter, and workers take the run's view up again.
+    """
+    log = _log(place)
+    told, code = [], 0
+    for source in map(Position.parse, positions):
+        try:
+            told.append({"source": str(source), "resolved": True, "outcome": _redriven(log, source)})
+        except EsperError as error:
+            code = 1
+            told.append({"source": str(source), "resolved": False, "outcome": str(error)})
+        if not place.json:
+            click.echo(f"{source}: {told[-1]['outcome']}", err=not told[-1]["resolved"])
+    if place.json:
+        print_json({"redriven": told})
+    return code
+
+
+def _redriven(log: Log, source: Position) -> str:
+    """Read the record at ``source`` again and note that it can be; returns how, raises EsperError if it cannot."""
+    letter = _letter(log, source)
+    entry = _entry(log, source, letter)
+    outcome = _read_in_run(log, entry) if source.topic == RUNS else _read(log, entry)
+    where = None if letter is None else letter.position
+    writer = f"cli/{socket.gethostname()}/{os.getpid()}"
+    log.signal(resolved_record(source, where, entry.record.key, outcome, writer=writer, time=datetime.now(UTC)))
+    return outcome
+
+
+def _read_in_run(log: Log, entry: Entry) -> str:
+    run_id = entry.record.key
+    state = state_of(log, run_id)  # raises Quarantined if this record, or another, still stands in the way
+    try:
+        event = event_of(entry)
+    except DecodeError as error:
+        raise DecodeError(
+            f"it still cannot be read ({error}); run {run_id} goes on without it to event {state.sequence}, so it is "
+            "not one of its events"
+        ) from error
+    return f"{_kind(event)}, event {event.envelope.sequence} of run {run_id}, which folds to event {state.sequence}"
+
+
+def _read(log: Log, entry: Entry) -> str:
+    event = event_of(entry)
+    if entry.position.topic == SIGNALS:
+        log.signal(entry.record)
+        return f"{_kind(event)}, sent again to run {entry.record.key}"
+    return _kind(event)
+
+
+def _kind(event: Event) -> str:
+    return f"it reads as {type(event.content).__name__}"
+
+
+def _entry(log: Log, source: Position, letter: Letter | None) -> Entry:
+    """The record at ``source``."""
+    key = None if letter is None else letter.content.key
+    for entry in log.read(source.topic, key=key):
+        if entry.position == source:
+            return entry
+    raise LogError(f"there is no record at {source} any more; what it held is in `esper dlq show {source}`")
+
+
+def _letter(log: Log, source: Position) -> Letter | None:
+    return next((letter for letter in letters(log) if letter.content.source == str(source)), None)
+
+
+def _log(place: Place) -> Log:
+    log = existing_log(place)
+    if log is None:
+        raise UsageError(f"there is no log {place.log}; name it with --log or --home {Path(place.home)}")
+    return log
+
+
+def _told(letter: Letter) -> dict[str, Any]:
+    content = letter.content
+    return {
+        "source": content.source,
+        "error": content.error,
+        "schema": content.schema,
+        "schema_id": content.schema_id,
+        "key": content.key,
+        "size": content.size,
+        "written": letter.time.isoformat(),
+        "letter": str(letter.position),
+        "resolved": letter.outcome,
+    }
+
+
+def _headers(letter: Letter) -> list[tuple[str, str]]:
+    return [(header.name, header.value.decode(errors="backslashreplace")) for header in letter.content.headers]
+
+
+def _row(letter: Letter) -> tuple[str, ...]:
+    content = letter.content
+    schema = content.schema or ("" if content.schema_id is None else f"id {content.schema_id}")
+    written = f"{letter.time.astimezone():%Y-%m-%d %H:%M}"
+    return (content.source, content.error, schema, content.key, f"{content.size:,}", written, letter.outcome or "no")

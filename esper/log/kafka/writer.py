@@ -1,0 +1,180 @@
+"""The one writer of a run on Kafka: claims an epoch, appends transactions, and tells a rival from an outage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from esper.errors import Fenced, LogError, WriterLost
+from esper.log.checks import check_sizes, following
+from esper.log.kafka.frames import head
+from esper.log.kafka.index import RUN_INDEX, RunIndex, index_schema
+from esper.log.kafka.reader import EPOCH, SEQUENCE
+from esper.log.kafka.transactions import Message, Offsets, ProducerLost, Transactions
+from esper.log.port import RUNS, Position, Record
+
+if TYPE_CHECKING:
+    from esper.log.kafka.log import KafkaLog
+
+PATIENCE = 120.0
+"""Seconds that one append waits for brokers that do not answer."""
+GRACE = 2.0
+"""Seconds in which whoever fenced us must have claimed its epoch."""
+CHECKPOINT = "esper.runs.CheckpointCommitted"
+
+
+class KafkaWriter:
+    """See ``esper.log.port.Writer``. Threads that share it take turns."""
+
+    def __init__(
+        self,
+        log: KafkaLog,
+        transactions: Transactions,
+        claim: RunIndex,
+        run_id: str,
+        sequence: int,
+        copied: int | None = None,
+    ) -> None:
+        self.run_id, self.epoch, self.sequence, self._copied = run_id, claim.epoch, sequence, copied
+        self._log, self._transactions, self._index = log, transactions, claim
+        self._last = sequence
+        self._dead: LogError | None = None
+        self._lock = threading.Lock()
+
+    def append(self, records: Sequence[Record]) -> list[Position]:
+        with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            last = following(records, self.run_id, self.epoch, self._last, self._copied)
+            check_sizes(records)
+            if not records:
+                return []
+            messages = list(self._messages(records))  # registers schemas, so it comes before the transaction
+            try:
+                positions, index = self._commit(records, messages, time.monotonic() + self._log.patience)
+            except ProducerLost as loss:
+                self._dead = self._verdict(loss)
+                raise self._dead from loss
+            except LogError:
+                raise
+            except BaseException:
+                self._dead = self._lost("it was interrupted")
+                self._transactions.close()
+                raise
+            self._last, self._index = last, index
+            return positions
+
+    def close(self) -> None:
+        """Also ends an append that waits for the brokers."""
+        self._transactions.closing = True
+        with self._lock:
+            if self._dead is None:
+                self._dead = LogError(f"run {self.run_id}: its writer was closed; open another")
+            self._transactions.close()
+
+    def _commit(
+        self, records: Sequence[Record], messages: Sequence[Message], deadline: float
+    ) -> tuple[list[Position], RunIndex]:
+        """The records' positions, and what the index says now."""
+        self._transactions.begin()
+        offsets = self._transactions.write(messages, deadline)
+        positions = self._positions(records, offsets)
+        index = self._indexed(records, positions)
+        if index != self._index:
+            self._transactions.write([self._log.index_message(self.run_id, index)], deadline)
+        self._transactions.commit(deadline)
+        return positions, index
+
+    def _messages(self, records: Sequence[Record]) -> Iterator[Message]:
+        log, heads, names = self._log, {}, {}
+        for record in records:
+            topic = record.topic
+            place = topic, record.schema.fingerprint
+            if place not in heads:
+                names[topic] = log.writable(topic)
+                heads[place] = head(log.registry.id_of(names[topic], record.schema))
+            headers: list[tuple[str, str | bytes | None]] = list(record.headers)
+            if topic == RUNS:
+                headers += (EPOCH, str(record.epoch).encode()), (SEQUENCE, str(record.sequence).encode())
+            yield names[topic], record.key.encode(), heads[place] + record.value, headers
+
+    def _positions(self, records: Sequence[Record], offsets: Offsets) -> list[Position]:
+        """Where the brokers put the records; a part of them if some were refused, for then nothing is committed."""
+        positions = []
+        for record in records:
+            partition = self._log.partition(record.key)
+            reported = offsets.get((self._log.address.named(record.topic), partition))
+            if reported:
+                positions.append(Position(record.topic, partition, reported.popleft()))
+        return positions
+
+    def _indexed(self, records: Sequence[Record], positions: Sequence[Position]) -> RunIndex:
+        """The run's index record once ``records`` are committed."""
+        index = self._index
+        for record, position in zip(records, positions, strict=False):
+            if record.topic == RUNS:
+                if record.sequence == 1:
+                    index = replace(index, first=position.offset)
+                if record.schema.name == CHECKPOINT:
+                    index = replace(index, checkpoint=position.offset)
+        return index
+
+    def _verdict(self, loss: ProducerLost) -> LogError:
+        """Why the brokers gave this writer up: a later one shows itself in the log; an outage does not."""
+        self._transactions.close()
+        deadline = time.monotonic() + GRACE
+        try:
+            while not self._transactions.closing:
+                newest = self._log.newest_epoch(self.run_id, self._index)
+                if newest > self.epoch:
+                    return Fenced(self.run_id, newest)
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.1)
+        except LogError as error:
+            return self._lost(f"{loss}; and {error}")
+        return self._lost(str(loss))
+
+    def _lost(self, why: str) -> WriterLost:
+        return WriterLost(
+            f"run {self.run_id}: the brokers gave up its writer of epoch {self.epoch} ({why}), and no other trainer "
+            f"took over; whether its last events are in the log is unknown: resume the run"
+        )
+
+
+def open_writer(log: KafkaLog, run_id: str, copied: int | None = None) -> KafkaWriter:
+    """Fence the writers before and claim the next epoch.
+
+    The claim comes before the run is read: whoever was fenced looks for it to know why.
+    """
+    deadline = time.monotonic() + log.patience
+    for topic in (RUNS, RUN_INDEX):
+        log.writable(topic)
+    log.registry.id_of(log.address.named(RUN_INDEX), index_schema())
+    name = log.address.transactional_id(run_id)
+    claim: RunIndex | None = None
+    try:
+        transactions = Transactions(log.cluster, name, log.transaction_timeout, deadline)
+        known = log.index.of(run_id, settled=True) or RunIndex(0, "")
+        claim = replace(known, epoch=max(known.epoch, copied or 0) + 1, writer=log.token)
+        claim = _claimed(log, transactions, run_id, claim, deadline)
+        found = log.reach(run_id, known)
+        if found.epoch >= claim.epoch or found.first != claim.first:  # an index that was lost, or is wrong
+            claim = replace(claim, epoch=max(found.epoch + 1, claim.epoch), first=found.first)
+            claim = _claimed(log, transactions, run_id, claim, deadline)
+    except ProducerLost as loss:
+        newest = log.newest_epoch(run_id, RunIndex(0, ""))
+        if claim is None or newest <= claim.epoch:
+            raise LogError(f"run {run_id}: the brokers gave up its new writer ({loss}); try again") from loss
+        raise Fenced(run_id, newest) from loss
+    return KafkaWriter(log, transactions, claim, run_id, found.sequence, copied)
+
+
+def _claimed(log: KafkaLog, transactions: Transactions, run_id: str, claim: RunIndex, deadline: float) -> RunIndex:
+    transactions.begin()
+    transactions.write([log.index_message(run_id, claim)], deadline)
+    transactions.commit(deadline)
+    return claim
