@@ -1,8 +1,14 @@
 # make demo    set up, then train a growing network on Fashion-MNIST and show what happened
 # make test    set up, then lint, type-check and run the whole test suite
+# make kafka   start Apache Kafka and a schema registry on this machine (BROKERS=3 for three), print their addresses
+# make kafka-down        stop them
+# make test-containers   the log's contract and a broker's kill in Docker
+# make test-all          make test, then the whole suite in Docker
 # make setup   only set up: .venv, and Fashion-MNIST in a cache folder
 # make bench   measure what Esper costs
-# make lint    ruff and mypy only
+# make bench-kafka  measure it on Kafka: ESPER_LOG's, else a broker started for it
+# make lint    ruff, mypy and the check of the schemas' changes only
+# make schemas record changed schemas, and a log that they wrote, before they are committed
 # make clean   remove what the above made, but no run (.esper) and no data
 #
 # Variables: TASK=digits (demo without Fashion-MNIST), PYTHON=python3.12 (makes .venv),
@@ -12,10 +18,11 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 TASK ?= fashion-mnist
 TESTS ?=
+BROKERS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test lint bench clean
+.PHONY: help setup data demo test test-containers test-all kafka kafka-down lint schemas bench bench-kafka clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -36,6 +43,10 @@ lint: .venv/complete
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/esper schemas check
+
+schemas: .venv/complete
+	@PYTHONPATH=. $(BIN)/python tools/record_schemas.py
 
 # Without Fashion-MNIST the suite says which tests it left out.
 test: .venv/complete lint
@@ -43,9 +54,26 @@ test: .venv/complete lint
 	@echo "test: running the suite; usually 5 to 10 minutes on 2 cores"
 	@$(BIN)/python -m pytest $(TESTS)
 
+# What needs more than one run of the suite can afford: one cluster in Docker for these tests.
+test-containers: .venv/complete
+	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(CONTAINED)
+
+test-all: test
+	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(TESTS)
+
+kafka: .venv/complete
+	@$(BIN)/esper dev up $(if $(BROKERS),--brokers $(BROKERS))
+
+kafka-down: .venv/complete
+	@$(BIN)/esper dev down
+
 bench: .venv/complete data
 	@echo "bench: measuring; usually 10 to 15 minutes on an idle machine"
 	@$(BIN)/python -m benchmarks
+
+bench-kafka: .venv/complete data
+	@echo "bench-kafka: measuring; usually 5 to 10 minutes on an idle machine"
+	@$(BIN)/python -m benchmarks kafka training_on_kafka decisions
 
 clean:
 	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

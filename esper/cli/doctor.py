@@ -36,7 +36,7 @@ class Finding:
 @click.command()
 @common
 def doctor(place: Place) -> int:
-    """Say which Python, torch, SQLite, adapters and data there are, and how to mend what is not.
+    """Say which Python, torch, SQLite, adapters, brokers, Java and data there are, and how to mend what is not.
 
     Exits 1 if something that is needed does not work.
     """
@@ -101,6 +101,50 @@ def _adapters(place: Place) -> Iterator[Finding]:
     yield Finding("artifacts", "ok", f"file://{artifacts}{'' if artifacts.exists() else ': made when first used'}")
 
 
+def _kafka(place: Place) -> Iterator[Finding]:
+    """The brokers' release, where the log is on Kafka; ``_adapters`` says whether the log can be read."""
+    if not place.log.startswith("kafka://"):
+        return
+    from esper.connections import kafka_settings
+    from esper.log.kafka.address import Address
+    from esper.log.kafka.release import LOSES_COMMITS, release_line
+
+    try:
+        settings, servers = kafka_settings(), Address.parse(place.log).servers.split(",")
+    except EsperError:
+        return
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        try:
+            line = release_line(host.strip("[]"), int(port), settings)
+        except OSError as error:
+            yield Finding("broker", "warning", f"{server} does not answer: {error}", "start it, or mend ESPER_KAFKA_*")
+            continue
+        if line == LOSES_COMMITS:
+            remedy = (
+                "4.3.0 and 4.3.1 lose acknowledged events when a lone broker is killed (KAFKA-20734), and no client "
+                "can tell them from what came later; if it is one of them, run 4.2.1"
+            )
+            yield Finding("broker", "warning", f"{server} is Kafka {line}", remedy)
+        else:
+            yield Finding("broker", "ok", f"{server} is Kafka {line or 'of a release that it does not tell'}")
+
+
+def _java(place: Place) -> Iterator[Finding]:
+    """What ``esper dev up`` needs."""
+    from esper.dev.jars import java, java_version, maven
+
+    try:
+        found = java()
+        yield Finding("Java", "ok", f"{java_version(found)} at {found}")
+    except EsperError as error:
+        yield Finding("Java", "warning", str(error), "only `esper dev up` needs it")
+    try:
+        yield Finding("Maven", "ok", maven())
+    except EsperError as error:
+        yield Finding("Maven", "warning", str(error), "only `esper dev up` needs it")
+
+
 def _home(place: Place) -> Iterator[Finding]:
     home = Path(place.home).absolute()
     there = next(folder for folder in (home, *home.parents) if folder.exists())
@@ -136,4 +180,4 @@ def _digits() -> object:
     return digits.data_file()
 
 
-_LOOKS = (_python, _torch, _packages, _sqlite, _adapters, _home, _data)
+_LOOKS = (_python, _torch, _packages, _sqlite, _adapters, _kafka, _java, _home, _data)
