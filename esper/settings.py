@@ -90,6 +90,13 @@ class Policy(Section):
     embargo: Positive = Field(100, description="steps of the first embargo of a site; doubles with each cull there")
 
 
+class Decision(Section):
+    where: Literal["local", "remote"] = Field("local", description="who decides: the trainer, or a policy elsewhere")
+    lag: Positive = Field(1, description="boundaries between the one that a remote policy saw and the one it acts at")
+    wait: float = Field(1.0, ge=0, description="seconds that a boundary waits for a remote decision, at most")
+    misses: Positive = Field(3, description="decisions missed in a row after which boundaries wait for none")
+
+
 class Governor(Section):
     rollbacks: Positive = Field(2, description="rollbacks tolerated within the window")
     window: Positive = Field(200, description="steps in which they are counted")
@@ -133,6 +140,7 @@ class Settings(BaseSettings):
     verdict: Verdict = Verdict()
     gate: Gate = Gate()
     policy: Policy = Policy()
+    decision: Decision = Decision()
     governor: Governor = Governor()
 
 

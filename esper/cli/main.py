@@ -29,6 +29,14 @@ COMMANDS = {
     "pause": ("esper.cli.control:pause", "Ask a run to pause; resume goes on with it."),
     "stop": ("esper.cli.control:stop", "Ask a run to stop for good."),
     "seed": ("esper.cli.control:seed", "Ask something of one seed."),
+    "copy": ("esper.cli.copy:copy", "Copy runs from one log to another."),
+    "dlq": ("esper.cli.dlq:dlq", "The dead letters: records that could not be read."),
+    "schemas": ("esper.cli.schemas:schemas", "Check the events' schemas against their past versions."),
+    "topics": ("esper.cli.topics:topics", "Make the topics of a log on Kafka, and set rights."),
+    "log": ("esper.cli.log:log", "Find transactions that hold a log on Kafka up, and end them."),
+    "dev": ("esper.cli.dev:dev", "Run Kafka and a schema registry on this machine."),
+    "worker": ("streams.commands:worker", "Keep the views of a log on Kafka, and serve them."),
+    "views": ("streams.commands:views", "Compare the workers' views with the log, or rebuild them."),
     "doctor": ("esper.cli.doctor:doctor", "Say what works here and how to mend what does not."),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esper.cli.options import Place
 from esper.errors import RunNotFound, UsageError
@@ -17,6 +18,9 @@ from esper.log.port import RUNS, Entry, Log
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
 
+if TYPE_CHECKING:
+    from esper.log.kafka.log import KafkaLog
+
 
 def existing_log(place: Place) -> Log | None:
     """The log, or None where it is a file that is not there: reading makes no files."""
@@ -24,6 +28,16 @@ def existing_log(place: Place) -> Log | None:
     if path != place.log and not Path(path).exists():
         return None
     return open_log(place.log)
+
+
+def kafka_log(place: Place) -> KafkaLog:
+    """The log, which has to be on Kafka; raises UsageError."""
+    from esper.log.kafka.log import KafkaLog
+
+    log = open_log(place.log)
+    if not isinstance(log, KafkaLog):
+        raise UsageError(f"{place.log} is not on Kafka; name a log with --log kafka://HOST:PORT or ESPER_LOG")
+    return log
 
 
 def run_ids(log: Log) -> list[str]:

@@ -41,6 +41,11 @@ class Plan:
 @click.option("--epochs", type=click.IntRange(min=1), help="How often to go through the data.  [default: the task's]")
 @click.option("--steps", type=click.IntRange(min=1), help="How many steps to train, instead of --epochs.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights, the data's order and the decisions.")
+@click.option(
+    "--decisions",
+    type=click.Choice(["local", "remote"]),
+    help="Who decides where the network grows: the trainer, or a worker (`esper worker`).  [default: local]",
+)
 @click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="A setting, such as boundary.steps=50.")
 @click.option("--run-id", metavar="ID", help="Name of the run.  [default: a new one]")
 @common
@@ -50,6 +55,7 @@ def train(
     epochs: int | None,
     steps: int | None,
     seed: int,
+    decisions: str | None,
     assignments: tuple[str, ...],
     run_id: str | None,
 ) -> None:
@@ -59,6 +65,8 @@ def train(
     """
     if epochs is not None and steps is not None:
         raise UsageError("--epochs and --steps both say when to end; give one of them")
+    if decisions is not None:
+        assignments += (f"decision.where={decisions}",)
     settings_from(assignments)  # a wrong option is found before the data is read
     task = load_task(task_name)
     per_epoch = task.steps_per_epoch

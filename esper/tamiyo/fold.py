@@ -31,7 +31,7 @@ def fold(state: RunState, events: Iterable[Event]) -> RunState:
     seed, its site or the run cannot go where an event says.
     """
     new = copy(state)
-    new.measured, new.seeds, new.born = dict(state.measured), dict(state.seeds), dict(state.born)
+    shared = {"measured", "seeds", "born"}  # with the given state, until an event changes them
     expected = state.sequence
     for event in events:
         envelope, content = event.envelope, event.content
@@ -41,6 +41,9 @@ def fold(state: RunState, events: Iterable[Event]) -> RunState:
         handler = HANDLERS.get(type(content))
         if handler is None or (expected == 1) is not (handler is _started):
             raise SequenceGap(_misplaced(state.run_id, expected, type(content).__name__))
+        for name in shared.intersection(CHANGED.get(type(content), ())):
+            setattr(new, name, dict(getattr(new, name)))
+            shared.discard(name)
         handler(new, content)
         new.sequence = expected
         new.writer_epoch = envelope.epoch or new.writer_epoch
@@ -142,8 +145,6 @@ def _decision(state: RunState, event: runs.DecisionMade) -> None:
         if state.pending is not None:
             raise IllegalMove(f"decision {event.decision} germinates while {state.pending.decision} is not carried out")
         state.pending = event
-    if event.proposal is not None:
-        state.answered |= {str(event.proposal)}
 
 
 def _decision_rejected(state: RunState, event: runs.DecisionRejected) -> None:
@@ -233,4 +234,9 @@ HANDLERS: dict[type, Callable[[RunState, Any], None]] = {
     runs.CheckpointRetired: _retired,
     runs.RolledBack: _rolled_back,
     runs.AlertRaised: _alert,
+}
+
+CHANGED: dict[type, tuple[str, ...]] = {  # the dicts that a handler changes in place
+    runs.BoundaryReached: ("measured", "seeds"),
+    runs.SeedTransitioned: ("seeds", "born"),
 }

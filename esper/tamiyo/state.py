@@ -7,6 +7,7 @@ its seeds. So a rollback is a truncation.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -121,7 +122,7 @@ class RunState:
     pending: DecisionMade | None = None  # a germination decided, not yet carried out
     checkpoints: tuple[CheckpointCommitted, ...] = ()  # committed and not retired, oldest first
     rollbacks: tuple[int, ...] = ()  # the steps of all rollbacks
-    answered: frozenset[str] = frozenset()  # ids of signals
+    answered: frozenset[str] = frozenset()  # ids of commands
     alerts: int = 0
     final_loss: float | None = None
     test: dict[str, float] = field(default_factory=dict)
@@ -146,8 +147,21 @@ class RunState:
         return plain
 
     def digest_of_state(self) -> str:
-        """SHA-256 of the state as canonical JSON; equal in every process."""
-        return hashlib.sha256(canonical_json(self.plain()).encode()).hexdigest()
+        """SHA-256 (hex) of the state; equal in every process.
+
+        Large parts are in it by their own digests, which are kept: with 10,000 sites a state has some megabytes, of
+        which an event changes little.
+        """
+        parts: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if name == "measured":
+                parts[name] = _digest_of_measured(_Same(value))
+            elif name == "seeds":
+                parts[name] = [_digest_of_seed(_Same(seed)) for seed in value.values()]
+            else:
+                parts[name] = _digest_of_part(_Same(value)) if isinstance(value, _LARGE) else value
+        return _sha256(canonical_json(parts))
 
     def live_seeds(self) -> tuple[SeedState, ...]:
         return tuple(seed for seed in self.seeds.values() if seed.live)
@@ -181,3 +195,48 @@ def settings_of(state: RunState) -> Settings:
 
 
 _settings = lru_cache(maxsize=32)(settings_from_json)
+
+
+_LARGE = (tuple, frozenset, SiteTable, ModelDescription, GateDescription, Environment, DecisionMade)
+
+
+class _Same:
+    """A key that equals another of the same object, which it keeps alive: the object's own ``==`` would read all."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_of(part: _Same) -> str:
+    value = part.value
+    return _sha256(canonical_json(sorted(value) if isinstance(value, frozenset) else value))
+
+
+_digest_of_part = lru_cache(maxsize=1 << 11)(_digest_of)
+_digest_of_seed = lru_cache(maxsize=1 << 14)(_digest_of)
+
+
+@lru_cache(maxsize=64)
+def _digest_of_measured(part: _Same) -> str:
+    """Of each record that still tells the latest about some sites, and about which. The dict is never changed again:
+    a fold changes a copy."""
+    measured: dict[str, Health] = part.value  # type: ignore[assignment]
+    records = {id(record): record for record in measured.values()}
+    numbers = {key: number for number, key in enumerate(records)}
+    whole = hashlib.sha256("\0".join(measured).encode())
+    whole.update(struct.pack(f"<{len(measured)}I", *[numbers[id(record)] for record in measured.values()]))
+    for record in records.values():
+        whole.update(_digest_of_part(_Same(record)).encode())
+    return whole.hexdigest()

@@ -19,12 +19,10 @@ from esper.events.ids import run_event_id
 from esper.kasmina.stages import IllegalMove, Stage
 from esper.kasmina.verdict import recheck, z_value
 from esper.tamiyo.fold import apply
-from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.policy import Policy
+from esper.tamiyo.policies import POLICIES
+from esper.tamiyo.remote import Questions
 from esper.tamiyo.state import RunState, SeedState, settings_of
-
-POLICIES: dict[tuple[str, str], Policy] = {(policy.name, policy.version): policy for policy in (Heuristic(),)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
     state, findings = RunState(run_id), list[Finding]()
     counts = Counter(dict.fromkeys(("events", "transitions", "observations", "decisions", "verdicts", "audits"), 0))
     counts["unknown_policy"] = 0
+    asked: Questions | None = None
     for event in events:
         sequence = state.sequence + 1
         findings += (Finding(sequence, what) for what in _identity(state, event))
@@ -62,6 +61,13 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
             findings.append(Finding(sequence, f"{error}; what follows was not checked"))
             break
         counts["events"] += 1
+        if isinstance(event.content, runs.RunStarted):
+            decision = settings_of(after).decision
+            asked = Questions(decision.lag) if decision.where == "remote" else None
+        elif isinstance(event.content, runs.BoundaryReached) and asked is not None:
+            asked.reached(after)
+        elif isinstance(event.content, runs.DecisionMade):
+            findings += (Finding(sequence, what) for what in _decision(asked, state, event.content, counts))
         check = CHECKS.get(type(event.content))
         if check is not None:
             findings += (Finding(sequence, what) for what in check(state, after, event.content, counts))
@@ -90,17 +96,25 @@ def _boundary(state: RunState, after: RunState, event: runs.BoundaryReached, cou
         yield f"a boundary at step {event.step}, after step {state.step}"
 
 
-def _decision(state: RunState, after: RunState, event: runs.DecisionMade, counts: Counter[str]) -> Iterator[str]:
+def _decision(
+    asked: Questions | None, state: RunState, event: runs.DecisionMade, counts: Counter[str]
+) -> Iterator[str]:
     yield from _differs("step", event.step, state.step)
-    if not event.decision.startswith(f"{event.step}/"):
-        yield f"decision {event.decision} is not named after step {event.step}"
     if state.last_decision is not None and state.last_decision.step == event.step:
         yield f"a second decision at step {event.step}"
-    observation = observe(state)
+    if (event.issuer is None) is (asked is not None):
+        yield f"it was proposed by {event.issuer or 'nobody'}, but decisions are {'remote' if asked else 'local'}"
+    seen = state if asked is None else asked.due()
+    if seen is None:
+        yield f"a decision at step {event.step}, when none was due yet"
+        return
+    if not event.decision.startswith(f"{seen.step}/"):
+        yield f"decision {event.decision} is not named after step {seen.step}"
+    observation = observe(seen)
     counts["observations"] += 1
     yield from _differs("observation", event.observation, digest(observation))
     policy = POLICIES.get((event.policy, event.version))
-    if policy is None or event.proposal is not None:
+    if policy is None:
         counts["unknown_policy"] += 1
         return
     counts["decisions"] += 1
@@ -205,7 +219,6 @@ def _completed(state: RunState, after: RunState, event: runs.RunCompleted, count
 
 CHECKS: dict[type, Callable[[RunState, RunState, Any, Counter[str]], Iterator[str]]] = {
     runs.BoundaryReached: _boundary,
-    runs.DecisionMade: _decision,
     runs.SeedTransitioned: _seed,
     runs.RolledBack: _rollback,
     runs.CommandAccepted: _command,

@@ -10,7 +10,8 @@ from esper.errors import UsageError
 from esper.events import Event, assets, runs
 from esper.kasmina.stages import Stage
 from esper.tamiyo.fold import apply
-from esper.tamiyo.state import RunState
+from esper.tamiyo.remote import Questions
+from esper.tamiyo.state import RunState, settings_of
 
 GATES = {
     "birth": "the gate of birth",
@@ -49,11 +50,18 @@ def explain(events: Iterable[Event], seed: str, kernels: Iterable[Event] = ()) -
     chain: list[Step] = []
     names: dict[str, None] = {}
     state = RunState("")
+    asked = Questions(1)
     for event in events:
         content = event.content
         if isinstance(content, runs.DecisionMade | runs.SeedTransitioned) and content.seed:
             names[content.seed] = None
         before, state = state, apply(state, event)
+        if isinstance(content, runs.RunStarted):
+            asked = Questions(settings_of(state).decision.lag)
+        elif isinstance(content, runs.BoundaryReached):
+            asked.reached(state)
+        elif isinstance(content, runs.DecisionMade) and content.issuer is not None:
+            before = asked.due() or before  # what the policy saw
         chain += (Step(state.sequence, *told) for told in _told(before, state, content, seed, compiled))
     if not chain:
         raise UsageError(_unknown(seed, list(names)))
@@ -93,13 +101,15 @@ def _measurements(state: RunState, decision: runs.DecisionMade) -> _Told:
     said = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in known.items())
     loss = "no loss yet" if state.loss is None else f"training loss {state.loss:.4g}"
     words = f"{loss}; {decision.site}: {said or 'not measured yet'}"
-    return decision.step, "measurements", words, {"loss": state.loss, **known}
+    return state.step, "measurements", words, {"loss": state.loss, **known}
 
 
 def _decision(made: runs.DecisionMade) -> _Told:
     chosen = (made.action, made.site, made.blueprint)
     others = [a for a in made.alternatives if (a.action, a.site, a.blueprint) != chosen]
     words = f"{made.policy} {made.version} chose, with probability {made.propensity:.3g}: {made.reason}"
+    if made.issuer is not None:
+        words = f"{made.issuer} proposed it about step {made.decision.partition('/')[0]}: {words}"
     if others:
         words += f"; instead of {'; '.join(_alternative(a) for a in others)}"
     numbers = {"propensity": made.propensity, "scores": {_place(a): a.score for a in made.alternatives}}

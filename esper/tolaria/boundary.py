@@ -3,7 +3,6 @@ the boundary's transaction; nothing is applied to the model here."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRequested
+from esper.events.ids import kernel_seed
 from esper.events.runs import (
     AlertRaised,
     CommandAccepted,
     CommandRejected,
-    DecisionMade,
     DecisionRejected,
     Evidence,
     SeedTransitioned,
@@ -29,10 +28,9 @@ from esper.kasmina.isolation import gate_gain
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.nissa.anomaly import alarm
 from esper.settings import Settings
-from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.policy import Policy
 from esper.tamiyo.state import RunState, SeedState
 from esper.tezzeret.birth import compile_kernel
+from esper.tolaria.decisions import Decider
 from esper.tolaria.garden import Garden
 from esper.tolaria.inbox import Command
 from esper.tolaria.journal import Transaction
@@ -51,11 +49,15 @@ class Boundary:
         gate: GateData | None,
         store: ArtifactStore,
         blueprints: dict[str, BlueprintRegistered],
-        policy: Policy,
+        decider: Decider,
         settings: Settings,
     ) -> None:
         self._subject, self._garden, self._gate, self._store = subject, garden, gate, store
-        self._blueprints, self._policy, self._settings = blueprints, policy, settings
+        self._blueprints, self._decider, self._settings = blueprints, decider, settings
+
+    def reached(self, state: RunState) -> None:
+        """BoundaryReached was folded into ``state``, and nothing after it."""
+        self._decider.reached(state)
 
     def trials(self, state: RunState) -> tuple[Trial, ...]:
         """An isolated measurement of each seed in TRAINING, on a fold that is not the next verdict's."""
@@ -76,7 +78,7 @@ class Boundary:
             if str(command.id) in tx.state.answered:
                 continue
             asked = command.content
-            reason = _refusal(tx.state, asked.command, asked.seed)
+            reason = command.forged(tx.state.run_id) or _refusal(tx.state, asked.command, asked.seed)
             if reason is not None:
                 tx.add(
                     CommandRejected(
@@ -168,26 +170,9 @@ class Boundary:
             )
 
     def decide(self, tx: Transaction, step: int) -> None:
-        """Ask the policy what to do next."""
-        seen = observe(tx.state)
-        made = self._policy.decide(seen)
-        tx.add(
-            DecisionMade(
-                decision=f"{step}/1",
-                step=step,
-                policy=self._policy.name,
-                version=self._policy.version,
-                observation=digest(seen),
-                action=made.action,
-                site=made.site,
-                blueprint=made.blueprint,
-                seed=made.seed,
-                propensity=made.propensity,
-                alternatives=made.alternatives,
-                reason=made.reason,
-            )
-        )
-        if made.action == "germinate" and made.site and made.blueprint and made.seed:
+        """Say what to do next, and ask for the kernel that it takes."""
+        made = self._decider.decide(tx, step)
+        if made is not None and made.action == "germinate" and made.site and made.blueprint and made.seed:
             site = self._garden.site(made.site)
             seed = kernel_seed(tx.state.seed, made.seed)
             tx.add_asset(KernelRequested(blueprint=made.blueprint, kind=site.kind, dims=site.dims, seed=seed))
@@ -283,11 +268,6 @@ def moments(gains: Tensor) -> tuple[int, float, float]:
     """Number, mean and standard deviation (n - 1) of per-example gains, shape [n]."""
     n = gains.numel()
     return n, float(gains.mean()), float(torch.std(gains)) if n > 1 else math.nan
-
-
-def kernel_seed(run_seed: int, name: str) -> int:
-    """The seed of a kernel's initial weights: 63 bits of SHA-256 over the run's seed and the seed's name."""
-    return int.from_bytes(hashlib.sha256(f"{run_seed}/{name}".encode()).digest()[:8], "big") >> 1
 
 
 def _host_goes_back(contents: Sequence[object]) -> bool:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
+import time
 from dataclasses import dataclass
 from uuid import UUID
 
 from esper.errors import DecodeError, LogError
-from esper.events.signals import CommandIssued
-from esper.log.port import SIGNALS, Log
+from esper.events.codec import content_digest
+from esper.events.ids import signal_id
+from esper.events.signals import CommandIssued, DecisionProposed
+from esper.log.deadletter import sending_to
+from esper.log.port import SIGNALS, Log, Position
 from esper.log.records import event_of
+from esper.tolaria.reopening import WRITER
 
 logger = logging.getLogger("esper")
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between two attempts to read
+_chance = random.Random()  # the process's own generators belong to the training
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,36 +31,112 @@ class Command:
     id: UUID
     content: CommandIssued
 
+    def forged(self, run_id: str) -> str | None:
+        """Why this is no command to that run, if it is none."""
+        return _forged(self.id, run_id, self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A signal that proposes a decision; ``id`` is the signal's, ``arrived`` is when, by the monotonic clock."""
+
+    run_id: str
+    id: UUID
+    content: DecisionProposed
+    arrived: float
+
+    def forged(self) -> str | None:
+        """Why this is no proposal to this run, if it is none."""
+        return _forged(self.id, self.run_id, self.content)
+
+
+def _forged(signal: UUID, run_id: str, content: CommandIssued | DecisionProposed) -> str | None:
+    if signal == (right := signal_id(run_id, content.issuer, content.nonce)):
+        return None
+    return f"its id is not that of its issuer and nonce in this run, {right}"
+
 
 class Inbox:
-    """The commands of a run, from the first one on, in the order of the log."""
+    """The commands and proposals of a run, from the first one on, in the order of the log; two with one id are one.
+
+    A log that is away is asked again, ever more slowly, until ``close``: the journal says when patience is over.
+    """
 
     def __init__(self, log: Log, run_id: str) -> None:
+        self._log, self._run_id = log, run_id
         self._arrived: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._proposed: queue.SimpleQueue[Proposal] = queue.SimpleQueue()
+        self._known: dict[UUID, str] = {}  # digests of contents
+        self._unreadable = sending_to(log, WRITER)
+        self._after: Position | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, args=(log, run_id), name="esper-inbox", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="esper-inbox", daemon=True)
         self._thread.start()
 
     def take(self) -> list[Command]:
-        """What has arrived since the last call."""
+        """The commands that have arrived since the last call."""
         taken = []
         while not self._arrived.empty():
             taken.append(self._arrived.get())
         return taken
 
+    def proposal(self, seconds: float) -> Proposal | None:
+        """The next proposal, if one has arrived or does so in that time."""
+        try:
+            return self._proposed.get(seconds > 0, max(seconds, 0))
+        except queue.Empty:
+            return None
+
     def close(self) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
 
-    def _follow(self, log: Log, run_id: str) -> None:
-        try:
-            for entry in log.follow(SIGNALS, key=run_id, stop=self._stop):
-                try:
-                    event = event_of(entry)
-                except DecodeError as error:
-                    logger.warning("a signal at %s was ignored: %s", entry.position, error)
-                    continue
-                if isinstance(event.content, CommandIssued):
-                    self._arrived.put(Command(event.envelope.id, event.content))
-        except LogError as error:
-            logger.warning("run %s takes no more commands: %s", run_id, error)
+    def _work(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stop.is_set():
+            before = self._after
+            try:
+                self._follow()
+            except LogError as error:
+                if self._after != before:
+                    pause = FIRST_PAUSE
+                if pause == FIRST_PAUSE:
+                    logger.warning("run %s: no command can arrive now, the log is asked again: %s", self._run_id, error)
+                self._stop.wait(pause * _chance.uniform(0.5, 1.5))
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _follow(self) -> None:
+        for entry in self._log.follow(SIGNALS, key=self._run_id, after=self._after, stop=self._stop):
+            self._after = entry.position
+            try:
+                event = event_of(entry)
+            except DecodeError as error:
+                self._unreadable(entry, error)
+                continue
+            content = event.content
+            if not isinstance(content, CommandIssued | DecisionProposed) or (
+                not self._new(event.envelope.id, content, entry.position)
+            ):
+                continue
+            if isinstance(content, CommandIssued):
+                self._arrived.put(Command(event.envelope.id, content))
+            else:
+                self._proposed.put(Proposal(self._run_id, event.envelope.id, content, time.monotonic()))
+
+    def _new(self, signal: UUID, content: CommandIssued | DecisionProposed, position: Position) -> bool:
+        """Whether this is the first signal with its id; says so if another of other content came before."""
+        digest = content_digest(content)
+        if signal not in self._known:
+            self._known[signal] = digest
+            return True
+        if self._known[signal] != digest:
+            logger.warning(
+                "run %s: the %s at %s was ignored: %s used its nonce %s for another one before; send it again "
+                "with a nonce of its own",
+                self._run_id,
+                "command" if isinstance(content, CommandIssued) else "proposal",
+                position,
+                content.issuer,
+                content.nonce,
+            )
+        return False

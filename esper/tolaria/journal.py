@@ -9,37 +9,39 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from esper.errors import EsperError, Fenced, LogError, SequenceConflict, SequenceGap
+from esper.errors import Fenced, LogError, RecordTooLarge, SequenceConflict, SequenceGap, WriterLost
 from esper.events import AssetContent, RunContent
 from esper.events.codec import decode
-from esper.log.port import Record, Writer
+from esper.log.port import RUNS, Record, Writer
 from esper.log.records import asset_record, run_record
 from esper.settings import LogSettings
 from esper.tamiyo.fold import apply
 from esper.tamiyo.state import RunState
+from esper.tolaria.reopening import NOTE, WRITER, Tail, Writers, renumbered
 
 logger = logging.getLogger("esper")
 CLOSING = 5.0  # seconds that a closing journal gives its last transactions
-WRITER = f"trainer/{socket.gethostname()}/{os.getpid()}"
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to append
+_chance = random.Random()  # the process's own generators belong to the training
+FINAL = (Fenced, SequenceGap, SequenceConflict, RecordTooLarge)  # trying again cannot help
 
 
 class Transaction:
     """Events that will be committed together. ``state`` is the fold including them; ``then`` is called, in the
-    writer thread, once they are committed."""
+    writer thread, once they are committed. ``moved`` and ``epoch`` are those of its numbers: see ``Journal.state``."""
 
-    def __init__(self, run_id: str, state: RunState, epoch: int) -> None:
-        self._run_id, self._epoch = run_id, epoch
-        self.state = state
+    def __init__(self, run_id: str, state: RunState, epoch: int, moved: int = 0) -> None:
+        self._run_id = run_id
+        self.state, self.epoch, self.moved = state, epoch, moved
         self.records: list[Record] = []
         self.contents: list[RunContent] = []
         self.then: Callable[[], None] | None = None
@@ -49,7 +51,7 @@ class Transaction:
         record = run_record(
             self._run_id,
             content,
-            epoch=self._epoch,
+            epoch=self.epoch,
             sequence=self.state.sequence + 1,
             writer=WRITER,
             time=datetime.now(UTC),
@@ -68,39 +70,56 @@ class Journal:
     """Commits a run's transactions in order, from one thread. Its methods belong to the training thread.
 
     Every method raises what made the writer thread stop: Fenced, or LogError after ``patience`` seconds without
-    an answer from the log.
+    an answer from the log. A writer that the log gives up meanwhile is replaced by another, with the run's numbers
+    one up from there; whatever was given to the journal is committed once all the same.
     """
 
-    def __init__(self, writer: Writer, state: RunState, settings: LogSettings) -> None:
-        self.state = state
+    def __init__(self, writers: Writers, writer: Writer, state: RunState, settings: LogSettings) -> None:
         self.committed = writer.sequence  # events of the run
-        self._writer, self._settings = writer, settings
+        self._writers, self._settings = writers, settings
+        self._state = state
+        self._counted = self._moved = 0, writer.epoch  # by how much its numbers were moved up; the last event's epoch
         self._queue: queue.Queue[Transaction | None] = queue.Queue(settings.buffer)
-        self._failure: EsperError | None = None
+        self._failure: BaseException | None = None
+        self._answered = time.monotonic()  # when the log last did
+        self._trouble = ""  # what it said since
         self._said = False
         self._closing = threading.Event()
+        # Of the writer thread alone:
+        self._writer = writer
+        self._tail = Tail(state.writer_epoch, state.sequence)
+        self._folded = state  # until the tail
+        self._head: list[Record] = []  # RunResumed, until it is committed with the next transaction
+        self._doubtful: list[Record] | None = None  # what a lost writer was given
         self._thread = threading.Thread(target=self._work, name="esper-journal", daemon=True)
         self._thread.start()
 
     @property
-    def epoch(self) -> int:
-        return self._writer.epoch
+    def state(self) -> RunState:
+        """The run, including what is not committed yet. What a re-opened writer adds moves the numbers of all later
+        events up: the state follows when it is next looked at, a transaction when it is appended."""
+        now = self._moved
+        if now != self._counted:
+            sequence = self._state.sequence + now[0] - self._counted[0]
+            self._state = replace(self._state, sequence=sequence, writer_epoch=now[1])
+            self._counted = now
+        return self._state
 
     def transaction(self) -> Transaction:
         """A new transaction on the present state."""
-        return Transaction(self.state.run_id, self.state, self._writer.epoch)
+        return Transaction(self.state.run_id, self.state, self._writer.epoch, self._counted[0])
 
     def submit(self, transaction: Transaction) -> None:
         """Queue it; waits only when ``buffer`` transactions are queued."""
         self.check()
-        deadline = time.monotonic() + self._settings.patience
+        began = time.monotonic()
         while True:
             try:
                 self._queue.put(transaction, timeout=0.2)
                 break
             except queue.Full:
-                self._wait_once(deadline)
-        self.state = transaction.state
+                self._wait_once(began)
+        self._state, self._counted = transaction.state, (transaction.moved, transaction.epoch)
 
     def commit(self, transaction: Transaction) -> None:
         """Queue it and wait until it, and everything before it, is committed."""
@@ -109,12 +128,12 @@ class Journal:
 
     def wait(self) -> None:
         """Wait until everything submitted is committed."""
-        deadline = time.monotonic() + self._settings.patience
+        began = time.monotonic()
         with self._queue.all_tasks_done:
             while self._queue.unfinished_tasks and self._failure is None:
                 self._queue.all_tasks_done.wait(0.2)
                 if self._queue.unfinished_tasks:
-                    self._wait_once(deadline)
+                    self._wait_once(began)
         self.check()
 
     def check(self) -> None:
@@ -130,49 +149,103 @@ class Journal:
         self._closing.set()
         with contextlib.suppress(queue.Full):  # a full queue wakes the thread as well
             self._queue.put_nowait(None)
+        self._writer.close()  # ends an append that still waits
         self._thread.join(timeout=CLOSING)
-        self._writer.close()
+        self._writer.close()  # another, if it was just re-opened
 
-    def _wait_once(self, deadline: float) -> None:
+    def _wait_once(self, began: float) -> None:
         self.check()
-        now = time.monotonic()
-        if now > deadline:
-            raise LogError(
-                f"run {self.state.run_id}: the log did not answer for {self._settings.patience:g} s; see that it is "
-                f"reachable and has space, then resume the run"
-            )
-        if not self._said and now > deadline - self._settings.patience + 1:
+        waited = time.monotonic() - max(began, self._answered)
+        if waited > self._settings.patience:
+            self._failure = self._silence()
+            raise self._failure
+        if not self._said and waited > 1:
             self._said = True
-            logger.warning("run %s: training waits for the log, up to %g s", self.state.run_id, self._settings.patience)
+            logger.warning(
+                "run %s: training waits for the log %s, up to %g s%s",
+                self._writers.run_id,
+                self._writers.url,
+                self._settings.patience,
+                self._cause(),
+            )
+
+    def _silence(self) -> LogError:
+        return LogError(
+            f"run {self._writers.run_id}: the log {self._writers.url} did not answer for "
+            f"{self._settings.patience:g} s; see that it is reachable and has space, then resume the run{self._cause()}"
+        )
+
+    def _cause(self) -> str:
+        return f" ({self._trouble})" if self._trouble else ""
+
+    # The writer thread
 
     def _work(self) -> None:
-        while not self._closing.is_set():
-            transaction = self._queue.get()
-            try:
-                if transaction is not None and self._failure is None:
-                    self._append(transaction)
-            finally:
-                self._queue.task_done()
-            if transaction is None:
-                return
+        try:
+            while not self._closing.is_set():
+                transaction = self._queue.get()
+                try:
+                    if transaction is not None and self._failure is None:
+                        self._append(transaction)
+                finally:
+                    self._queue.task_done()
+                if transaction is None:
+                    return
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _append(self, transaction: Transaction) -> None:
+        """Commit it, with as many attempts and writers as that takes while patience lasts."""
         deadline = time.monotonic() + self._settings.patience
-        pause = 0.05
+        pause = FIRST_PAUSE
         while True:
             try:
-                self._writer.append(transaction.records)
+                self._attempt(transaction)
                 break
-            except (Fenced, SequenceGap, SequenceConflict) as error:
+            except FINAL as error:
                 self._failure = error
                 return
             except LogError as error:
+                self._trouble = str(error)
                 if time.monotonic() + pause > deadline or self._closing.is_set():
-                    self._failure = error
+                    self._failure = self._silence()
                     return
                 logger.debug("append failed, trying again: %s", error)
-                self._closing.wait(pause * random.uniform(0.5, 1.5))
-                pause = min(2 * pause, 2.0)
-        self.committed = transaction.state.sequence
+                self._closing.wait(pause * _chance.uniform(0.5, 1.5))
+                pause = min(2 * pause, LONGEST_PAUSE)
         if transaction.then is not None:
             transaction.then()
+
+    def _attempt(self, transaction: Transaction) -> None:
+        if self._doubtful is not None and self._reopen(self._doubtful, transaction):
+            return
+        records = renumbered([*self._head, *transaction.records], self._writer.epoch, self._tail.sequence)
+        try:
+            positions = self._writer.append(records)
+        except WriterLost:
+            self._doubtful = records
+            raise
+        last = max(index for index, record in enumerate(records) if record.topic == RUNS)
+        self._settle(transaction, Tail(self._writer.epoch, records[last].sequence or 0, positions[last]))
+
+    def _reopen(self, sent: list[Record], transaction: Transaction) -> bool:
+        """Go on with another writer; returns whether ``sent``, the last records of the lost one, were committed."""
+        reopened = self._writers.reopen(sent, self._tail)
+        self._writer.close()
+        self._writer, self._tail, self._doubtful = reopened.writer, reopened.tail, None
+        if reopened.committed:
+            self._settle(transaction, reopened.tail)
+        if self._tail.sequence:
+            self._head = [self._writers.resumed(self._folded, self._writer.epoch)]
+        logger.warning("run %s: %s; it goes on with epoch %d", self._writers.run_id, NOTE, self._writer.epoch)
+        return reopened.committed
+
+    def _settle(self, transaction: Transaction, tail: Tail) -> None:
+        """It is committed, and ``tail`` is its last event."""
+        self._tail, self._folded, self._head = tail, transaction.state, []
+        self._moved = transaction.moved + tail.sequence - transaction.state.sequence, tail.epoch
+        self.committed = tail.sequence
+        self._answered = time.monotonic()
+        if self._trouble:
+            self._trouble, self._said = "", False

@@ -22,24 +22,23 @@ class Logged:
 
 
 class Replay:
-    """The logged steps after ``sequence``; ``last`` is the last of them (0 when there is none).
+    """The logged steps after ``step``; ``last`` is the last of them (0 when there is none).
 
     Digests are compared if ``exact``, but not those from before an inexact resume: another machine computed them.
     """
 
-    def __init__(self, events: Iterable[Event], sequence: int, exact: bool = True) -> None:
+    def __init__(self, events: Iterable[Event], step: int, exact: bool = True) -> None:
         self.exact = exact
         self._elsewhere = 0  # the last step whose digest another machine computed
         self._steps: dict[int, Logged] = {}
         for event in events:
-            place = event.envelope.sequence or 0
             content = event.content
             if isinstance(content, RunResumed) and content.inexact:
                 self._elsewhere = max(self._steps, default=0)
-            if place <= sequence or not isinstance(content, BoundaryReached | RolledBack | SeedTransitioned):
+            if not isinstance(content, BoundaryReached | RolledBack | SeedTransitioned) or content.step <= step:
                 continue
             logged = self._steps.setdefault(content.step, Logged())
-            logged.sequence = place
+            logged.sequence = event.envelope.sequence or 0
             if isinstance(content, BoundaryReached):
                 logged.boundary = content
             elif isinstance(content, RolledBack):

@@ -41,21 +41,23 @@ from esper.kasmina.gate import GateData
 from esper.kasmina.seed import holds_seeds, strip
 from esper.kasmina.sites import Site, find_sites, site_table
 from esper.log import open_log
+from esper.log.deadletter import sending_to
 from esper.log.ordering import in_order
 from esper.log.port import ASSETS, RUNS, Log
 from esper.settings import Settings, log_url, settings_with
 from esper.tamiyo.fold import fold
-from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.archive import Archive
 from esper.tolaria.boundary import Boundary
 from esper.tolaria.checkpoint import Loaded, snapshot
+from esper.tolaria.decisions import decider_for
 from esper.tolaria.digest import digest_tree
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
+from esper.tolaria.reopening import WRITER, Writers, check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.retention import blend_starts
 from esper.tolaria.run import Run
@@ -119,11 +121,13 @@ def start(
     gate = _read_gate(gate_data, chosen)
     if gate is None:
         logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
-    writer = bench.log.open_writer(run_id)
+    writers = bench.writers()
+    writer = writers.open()
     if writer.sequence:
         raise RunExists(f"run {run_id} was begun by another process just now; choose another run_id")
     with ExitStack() as undo:
-        journal = undo.enter_context(closing(Journal(writer, RunState(run_id), chosen.log)))
+        undo.callback(writer.close)
+        journal = undo.enter_context(closing(Journal(writers, writer, RunState(run_id), chosen.log)))
         archive = undo.enter_context(closing(Archive(bench.store, run_id)))
         trainer = undo.enter_context(closing(bench.trainer(journal, gate, chosen, Replay((), 0), archive)))
         archive.take(snapshot(0, 0, ("start",), trainer.tree(), trainer.cursor_tree()))
@@ -196,20 +200,22 @@ def resume(
         raise DataMismatch(f"gate_data is not what run {run_id} began with; give the same examples in the same order")
     with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
         bench.subject.check_fits(_newest(archive, before)[0].tree)
-    writer = bench.log.open_writer(run_id)  # fences a trainer that still runs: read again what it wrote until now
+    writers = bench.writers()
+    writer = writers.open()  # fences a trainer that still runs: read again what it wrote until now
     with ExitStack() as undo:
+        undo.callback(writer.close)
         events = bench.events()
+        check_end(run_id, writer, len(events))
         present = fold(RunState(run_id), events)
         if present.status != before.status and present.status != "running":
-            writer.close()
             raise RunUnusable(
                 f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume"
             )
-        journal = undo.enter_context(closing(Journal(writer, present, settings.log)))
+        journal = undo.enter_context(closing(Journal(writers, writer, present, settings.log)))
         archive = undo.enter_context(closing(Archive(bench.store, run_id)))
         checkpoint, corrupt = _newest(archive, journal.state)
-        replay = Replay(events, checkpoint.sequence, exact=not notes)
-        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive)))
+        replay = Replay(events, checkpoint.step, exact=not notes)
+        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive, events)))
         trainer.load(checkpoint)
         _check_loaded(trainer, checkpoint)
         damaged = tuple(f"the checkpoint of step {each.step} is damaged and was passed over" for each in corrupt)
@@ -252,7 +258,8 @@ class Bench:
 
     def events(self) -> list[Event]:
         """The run's events on the log, in order."""
-        return [event for _, event in in_order(self.log.read(RUNS, key=self.run_id))]
+        dead = sending_to(self.log, WRITER)
+        return [event for _, event in in_order(self.log.read(RUNS, key=self.run_id), unreadable=dead)]
 
     def check(self, state: RunState, inexact: bool) -> tuple[str, ...]:
         """Refuse a model, optimiser or machine that is not the run's; returns the differences that were let pass."""
@@ -273,6 +280,9 @@ class Bench:
             )
         return adopt(state.environment, self.subject.model, inexact)
 
+    def writers(self) -> Writers:
+        return Writers(self.log, self.run_id, environment(self.subject.model))
+
     def unregistered(self) -> list[Any]:
         """Registrations of built-in blueprints that the log does not hold yet."""
         return [each for key, each in built_in().items() if next(iter(self.log.read(ASSETS, key=key)), None) is None]
@@ -284,12 +294,14 @@ class Bench:
         settings: Settings,
         replay: Replay,
         archive: Archive,
+        events: Sequence[Event] = (),
     ) -> Trainer:
         sites = find_sites(self.subject.model, self.wanted, self.subject.optimizer)
         garden = Garden(self.subject, sites, gate, self.store, settings)
-        boundary = Boundary(self.subject, garden, gate, self.store, built_in(), Heuristic(), settings)
-        keeper = Keeper(archive, journal, settings.checkpoint.keep)
         inbox = Inbox(self.log, self.run_id)
+        decider = decider_for(self.run_id, events, inbox, settings.decision)
+        boundary = Boundary(self.subject, garden, gate, self.store, built_in(), decider, settings)
+        keeper = Keeper(archive, journal, settings.checkpoint.keep)
         return Trainer(self.subject, garden, boundary, journal, inbox, keeper, settings, replay, _costs)
 
 

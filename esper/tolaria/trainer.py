@@ -237,9 +237,7 @@ class Trainer:
             return self._repeat(due), None
         if self._diverged:
             return self._roll_back(), None
-        if due:
-            return self._reach_boundary()
-        return [], None
+        return self._reach_boundary() if due else ([], None)
 
     def _reach_boundary(self) -> tuple[list[str], str | None]:
         began = time.perf_counter()
@@ -248,6 +246,7 @@ class Trainer:
             self.keeper.commit(wait=True)  # a cull goes back to one of them
         transaction = self.journal.transaction()
         transaction.add(self._arrival(transaction.state, began))
+        self.boundary.reached(transaction.state)
         wish = self.boundary.answer(transaction, self.inbox.take(), self.step)
         self.boundary.judge(transaction, self.step)
         self.boundary.germinate(transaction, self.step)
