@@ -108,8 +108,10 @@ def bare(task: Task, seed: int = 0) -> Iterator[None]:
             yield
 
 
-def under_esper(task: Task, home: str, seed: int = 0) -> tuple[Run, Iterator[None]]:
-    """The same training as a run that never germinates."""
+def under_esper(
+    task: Task, home: str, seed: int = 0, log: str | None = None, settings: Settings | None = None
+) -> tuple[Run, Iterator[None]]:
+    """The same training as a run that never germinates, unless ``settings`` say otherwise."""
     model = task.model(seed)
     optimizer = task.optimizer(model)
     scheduler = task.scheduler(optimizer, 10**6)
@@ -121,7 +123,8 @@ def under_esper(task: Task, home: str, seed: int = 0) -> tuple[Run, Iterator[Non
         gate_data=task.gate_loader(),
         state={"scheduler": scheduler},
         home=home,
-        settings=dormant_settings(task),
+        log=log,
+        settings=settings or dormant_settings(task),
     )
 
     def steps() -> Iterator[None]:

@@ -11,6 +11,8 @@ from esper.log import open_log
 from esper.log.ordering import in_order
 from esper.log.port import RUNS
 
+LOG_URL = "log-url"
+"""A file in a home that names the log of its runs; without it that is the embedded one in the same folder."""
 COMPARED = {
     "RunStarted",
     "BoundaryReached",
@@ -22,9 +24,15 @@ COMPARED = {
 }
 
 
+def log_url(home: Path) -> str:
+    """The log of the runs in ``home``."""
+    named = home / LOG_URL
+    return named.read_text() if named.exists() else f"sqlite:///{home / 'log.db'}"
+
+
 def events(home: Path, run_id: str = "run") -> list[Event]:
     """A run's events in order; raises if any is missing, or twice with different content."""
-    log = open_log(f"sqlite:///{home / 'log.db'}")
+    log = open_log(log_url(home))
     try:
         return [event for _, event in in_order(log.read(RUNS, key=run_id))]
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,9 @@ def restorations(output: Path) -> list[dict[str, bool]]:
     ("stage", "how"), [("BLENDING", "command"), ("BLENDING", "alarm"), ("HOLDING", "command"), ("HOLDING", "audit")]
 )
 def test_a_cull_out_of_the_host_restores_it_and_lets_all_else_go_on(
-    stage: str, how: str, zygote: Zygote, tmp_path: Path
+    stage: str, how: str, zygote: Zygote, new_home: Callable[[str], Path]
 ) -> None:
-    home = tmp_path / "whole"
-    home.mkdir()
+    home = new_home("whole")
     trainer = zygote.start("culls", [stage, how, "start", str(home), "run"], home / "output")
     assert trainer.exit_status() == 0, trainer.output
     (cull,) = culls(home, stage)
@@ -36,14 +36,13 @@ def test_a_cull_out_of_the_host_restores_it_and_lets_all_else_go_on(
     (told,) = restorations(home / "output")
     assert all(told.values()), told
 
-    torn = tmp_path / "torn"
-    torn.mkdir()
+    torn = new_home("torn")
     moment = f"{'CommandAccepted' if how == 'command' else 'SeedTransitioned CULLED'}"
     # Seeds that fail in TRAINING were culled before: two of them, at steps 130 and 190.
     nth = 1 if how == "command" else 3
     faults = [before(APPEND, moment, nth), after(APPEND, "SeedTransitioned CULLED"), before(RESTORE), after(RESTORE)]
     for fault in faults:
-        mode = "resume" if (torn / "log.db").exists() else "start"
+        mode = "resume" if events(torn, "run") else "start"
         zygote.start("faults", [[fault], "culls", stage, how, mode, str(torn), "run"], torn / "output").struck()
     trainer = zygote.start("culls", [stage, how, "resume", str(torn), "run"], torn / "output")
     assert trainer.exit_status() == 0, trainer.output

@@ -26,30 +26,30 @@ def wait_for(trainer: Trainer, words: str) -> None:
 
 @pytest.mark.parametrize("place", [3, 40, 75])
 def test_ctrl_c_commits_a_checkpoint_and_a_pause_and_resume_goes_on(
-    place: int, zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    place: int, zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
-    trainer = zygote.start("moons", ["start", str(tmp_path), "torn"], tmp_path / "output")
-    progress = Progress(tmp_path, "torn")
+    trainer = zygote.start("moons", ["start", str(home), "torn"], home / "output")
+    progress = Progress(home, "torn")
     progress.wait(trainer, place)
     progress.close()
     trainer.signal(signal.SIGINT)
     assert trainer.exit_status() == 0, trainer.output
-    found = [event.content for event in events(tmp_path, "torn")]
+    found = [event.content for event in events(home, "torn")]
     paused = found[-1]
     assert isinstance(paused, RunPaused)
     assert paused.step in {each.step for each in found if isinstance(each, CheckpointCommitted)}
-    trainer = zygote.start("moons", ["resume", str(tmp_path), "torn"], tmp_path / "output")
+    trainer = zygote.start("moons", ["resume", str(home), "torn"], home / "output")
     assert trainer.exit_status() == 0, trainer.output
-    resumed = events(tmp_path, "torn")[len(found)].content
+    resumed = events(home, "torn")[len(found)].content
     assert resumed.checkpoint == paused.step  # nothing was run twice
-    assert history(tmp_path, "torn") == whole_history
-    assert_whole(tmp_path, "torn")
+    assert history(home, "torn") == whole_history
+    assert_whole(home, "torn")
 
 
 def test_ctrl_c_twice_stops_at_once_and_resume_goes_on(
-    zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
-    trainer = zygote.start("moons", ["start", str(tmp_path), "torn", 5, [], [55, 3600]], tmp_path / "output")
+    trainer = zygote.start("moons", ["start", str(home), "torn", 5, [], [55, 3600]], home / "output")
     wait_for(trainer, "sleeping")
     trainer.signal(signal.SIGINT)
     time.sleep(0.3)
@@ -57,8 +57,8 @@ def test_ctrl_c_twice_stops_at_once_and_resume_goes_on(
     trainer.signal(signal.SIGINT)
     trainer.wait(30)
     assert "KeyboardInterrupt" in trainer.output
-    assert not any(isinstance(event.content, RunPaused) for event in events(tmp_path, "torn"))
-    trainer = zygote.start("moons", ["resume", str(tmp_path), "torn"], tmp_path / "output")
+    assert not any(isinstance(event.content, RunPaused) for event in events(home, "torn"))
+    trainer = zygote.start("moons", ["resume", str(home), "torn"], home / "output")
     assert trainer.exit_status() == 0, trainer.output
-    assert history(tmp_path, "torn") == whole_history
-    assert_whole(tmp_path, "torn")
+    assert history(home, "torn") == whole_history
+    assert_whole(home, "torn")

@@ -64,18 +64,18 @@ def test_the_run_that_is_killed_keeps_seeds_and_culls_some(whole_history: list[t
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
-    round_: int, zygote: Zygote, whole_history: list[tuple[str, Any]], whole_length: int, tmp_path: Path
+    round_: int, zygote: Zygote, whole_history: list[tuple[str, Any]], whole_length: int, home: Path
 ) -> None:
     def start(begun: bool) -> Trainer:
-        return zygote.start("moons", ["resume" if begun else "start", str(tmp_path), "torn"], tmp_path / "output")
+        return zygote.start("moons", ["resume" if begun else "start", str(home), "torn"], home / "output")
 
-    kill_again_and_again(chance(round_), tmp_path, "torn", whole_length, start)
-    assert history(tmp_path, "torn") == whole_history
+    kill_again_and_again(chance(round_), home, "torn", whole_length, start)
+    assert history(home, "torn") == whole_history
 
 
 @pytest.mark.parametrize("task", ["digits", "fashion-mnist"])
 def test_a_built_in_task_killed_at_random_moments_ends_as_if_it_never_was(
-    task: str, zygote: Zygote, tmp_path: Path
+    task: str, zygote: Zygote, new_home: Callable[[str], Path]
 ) -> None:
     if task == "fashion-mnist":
         try:
@@ -95,12 +95,14 @@ def test_a_built_in_task_killed_at_random_moments_ends_as_if_it_never_was(
         "checkpoint.steps=80",
     ]
 
-    def start(begun: bool, home: Path = tmp_path / "torn") -> Trainer:
-        words = ["resume", "run"] if begun else ["train", "--run-id", "run", *options]
-        return zygote.start("command", [*words, "--json", "--home", str(home)], tmp_path / "output")
+    whole, torn = new_home("whole"), new_home("torn")
 
-    reference = start(False, tmp_path / "whole")
+    def start(begun: bool, home: Path = torn) -> Trainer:
+        words = ["resume", "run"] if begun else ["train", "--run-id", "run", *options]
+        return zygote.start("command", [*words, "--json", "--home", str(home)], home / "output")
+
+    reference = start(False, whole)
     assert reference.exit_status() == 0, reference.output
-    expected = events(tmp_path / "whole", "run")
-    kill_again_and_again(chance(0), tmp_path / "torn", "run", len(expected), start)
-    assert history(tmp_path / "torn", "run") == history(tmp_path / "whole", "run")
+    expected = events(whole, "run")
+    kill_again_and_again(chance(0), torn, "run", len(expected), start)
+    assert history(torn, "run") == history(whole, "run")

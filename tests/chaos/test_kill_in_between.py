@@ -13,7 +13,7 @@ from tests.runlog import events, history
 
 pytestmark = pytest.mark.chaos
 Fault = dict[str, Any]
-APPEND = "esper.log.sqlite:SqliteWriter.append"
+APPEND = "append"
 NAN = (75, 265)  # while the first seed blends, and while a later one does
 
 
@@ -27,7 +27,7 @@ def after(at: str, holding: str | None = None, nth: int = 1) -> Fault:
 
 def killed(zygote: Zygote, home: Path, faults: list[Fault], *more: Any) -> None:
     """A run ``torn`` that is killed at each of ``faults`` in turn, then let to its end."""
-    begun = (home / "log.db").exists()
+    begun = bool(events(home, "torn"))
     for fault in faults:
         arguments = ["resume" if begun else "start", str(home), "torn", *more]
         zygote.start("faults", [[fault], "moons", *arguments], home / "output").struck()
@@ -48,10 +48,10 @@ BEGINNING = {
 
 @pytest.mark.parametrize("moment", BEGINNING)
 def test_a_run_killed_at_its_beginning_is_begun_or_resumed_under_the_same_name(
-    moment: str, zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    moment: str, zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
-    killed(zygote, tmp_path, BEGINNING[moment])
-    assert history(tmp_path, "torn") == whole_history
+    killed(zygote, home, BEGINNING[moment])
+    assert history(home, "torn") == whole_history
 
 
 STAGES = ("GERMINATED", "TRAINING", "BLENDING", "HOLDING", "FOSSILISED", "CULLED")
@@ -59,10 +59,10 @@ STAGES = ("GERMINATED", "TRAINING", "BLENDING", "HOLDING", "FOSSILISED", "CULLED
 
 @pytest.mark.parametrize("when", [before, after])
 def test_a_run_killed_around_the_commit_of_each_transition_applies_it_once(
-    when: Any, zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    when: Any, zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
-    killed(zygote, tmp_path, [when(APPEND, f"SeedTransitioned {stage}") for stage in STAGES])
-    assert history(tmp_path, "torn") == whole_history
+    killed(zygote, home, [when(APPEND, f"SeedTransitioned {stage}") for stage in STAGES])
+    assert history(home, "torn") == whole_history
 
 
 CHECKPOINT = {
@@ -79,36 +79,36 @@ CHECKPOINT = {
 
 
 def test_a_run_killed_while_checkpoints_are_written_and_retired_ends_as_if_it_never_was(
-    zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
     # The run has begun before: the second file, chunk or event is not its first checkpoint's.
-    killed(zygote, tmp_path, [after(APPEND, "RunStarted"), *CHECKPOINT.values()])
-    assert history(tmp_path, "torn") == whole_history
+    killed(zygote, home, [after(APPEND, "RunStarted"), *CHECKPOINT.values()])
+    assert history(home, "torn") == whole_history
 
 
 @pytest.mark.parametrize("moment", ["retired, files there", "retired, half the files there"])
 def test_files_of_a_checkpoint_retired_just_before_a_kill_are_deleted_by_the_resume(
-    moment: str, zygote: Zygote, tmp_path: Path
+    moment: str, zygote: Zygote, home: Path
 ) -> None:
-    killed(zygote, tmp_path, [CHECKPOINT[moment]])
-    retired = {e.content.manifest for e in events(tmp_path, "torn") if isinstance(e.content, CheckpointRetired)}
+    killed(zygote, home, [CHECKPOINT[moment]])
+    retired = {e.content.manifest for e in events(home, "torn") if isinstance(e.content, CheckpointRetired)}
     assert retired
-    assert manifests(tmp_path, "torn") == committed(tmp_path, "torn")
-    assert chunks(tmp_path, "torn") == needed_chunks(tmp_path, "torn")
+    assert manifests(home, "torn") == committed(home, "torn")
+    assert chunks(home, "torn") == needed_chunks(home, "torn")
 
 
 def test_a_run_killed_while_it_replays_replays_again(
-    zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
     late = before(APPEND, "SeedTransitioned FOSSILISED")
     repeat = "esper.tolaria.trainer:Trainer._repeat"
     load = after("esper.tolaria.trainer:Trainer.load")
-    killed(zygote, tmp_path, [late, after(repeat), after(repeat, nth=5), load, before(APPEND, "RunResumed")])
-    assert history(tmp_path, "torn") == whole_history
+    killed(zygote, home, [late, after(repeat), after(repeat, nth=5), load, before(APPEND, "RunResumed")])
+    assert history(home, "torn") == whole_history
 
 
 def test_a_checkpoint_taken_while_replaying_leaves_what_follows_it_to_be_replayed(
-    zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
     """The second epoch's checkpoint, at step 120, is late: its event follows the cull of step 130."""
     write = "esper.tolaria.checkpoint:Checkpoints.write"
@@ -119,11 +119,11 @@ def test_a_checkpoint_taken_while_replaying_leaves_what_follows_it_to_be_replaye
         ("resume", [after(APPEND, "CheckpointCommitted 120")]),
     ]
     for mode, faults in lives:
-        zygote.start("faults", [faults, "moons", mode, str(tmp_path), "torn"], tmp_path / "output").struck()
-    last = [event.content for event in events(tmp_path, "torn") if isinstance(event.content, BoundaryReached)][-1]
+        zygote.start("faults", [faults, "moons", mode, str(home), "torn"], home / "output").struck()
+    last = [event.content for event in events(home, "torn") if isinstance(event.content, BoundaryReached)][-1]
     assert last.step == 130
-    killed(zygote, tmp_path, [])
-    assert history(tmp_path, "torn") == whole_history
+    killed(zygote, home, [])
+    assert history(home, "torn") == whole_history
 
 
 ROLLBACK = {
@@ -151,16 +151,16 @@ def rolled_back(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 
 def test_a_run_killed_during_a_rollback_rolls_back_once(
-    zygote: Zygote, rolled_back: list[tuple[str, Any]], tmp_path: Path
+    zygote: Zygote, rolled_back: list[tuple[str, Any]], home: Path
 ) -> None:
-    killed(zygote, tmp_path, list(ROLLBACK.values()), 6, NAN)
-    assert history(tmp_path, "torn") == rolled_back
+    killed(zygote, home, list(ROLLBACK.values()), 6, NAN)
+    assert history(home, "torn") == rolled_back
 
 
 def test_a_run_killed_far_behind_a_rollback_replays_it(
-    zygote: Zygote, rolled_back: list[tuple[str, Any]], tmp_path: Path
+    zygote: Zygote, rolled_back: list[tuple[str, Any]], home: Path
 ) -> None:
     """The checkpoint after the rollback is never committed, so the rollback itself is done again."""
     no_checkpoint = before(APPEND, "CheckpointCommitted", nth=3)
-    killed(zygote, tmp_path, [no_checkpoint, after(APPEND, "BoundaryReached", nth=2)], 6, NAN)
-    assert history(tmp_path, "torn") == rolled_back
+    killed(zygote, home, [no_checkpoint, after(APPEND, "BoundaryReached", nth=2)], 6, NAN)
+    assert history(home, "torn") == rolled_back

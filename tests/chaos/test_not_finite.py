@@ -43,34 +43,34 @@ def told(found: list[tuple[str, Any]], what: str) -> list[Any]:
 
 @pytest.mark.parametrize("place", [49, 53, 57, 60])
 def test_kills_around_a_rollback_do_not_change_the_history(
-    place: int, zygote: Zygote, with_nan: list[tuple[str, Any]], tmp_path: Path
+    place: int, zygote: Zygote, with_nan: list[tuple[str, Any]], home: Path
 ) -> None:
-    progress = Progress(tmp_path, "torn")
+    progress = Progress(home, "torn")
     for mode, sequence in (("start", place), ("resume", place + 4)):
-        trainer = zygote.start("moons", [mode, str(tmp_path), "torn", 5, [165]], tmp_path / "output")
+        trainer = zygote.start("moons", [mode, str(home), "torn", 5, [165]], home / "output")
         progress.wait(trainer, sequence)
         trainer.kill()
     progress.close()
-    trainer = zygote.start("moons", ["resume", str(tmp_path), "torn", 5, [165]], tmp_path / "output")
+    trainer = zygote.start("moons", ["resume", str(home), "torn", 5, [165]], home / "output")
     assert trainer.exit_status() == 0, trainer.output
-    assert history(tmp_path, "torn") == with_nan
-    assert_whole(tmp_path, "torn")
+    assert history(home, "torn") == with_nan
+    assert_whole(home, "torn")
 
 
 @pytest.mark.parametrize(("nan", "step"), [([1], 1), ([20, 90, 160], 160)], ids=["first batch", "three in 200 steps"])
-def test_a_run_that_rolling_back_cannot_save_fails(nan: list[int], step: int, zygote: Zygote, tmp_path: Path) -> None:
-    trainer = zygote.start("moons", ["start", str(tmp_path), "run", 5, nan], tmp_path / "output")
+def test_a_run_that_rolling_back_cannot_save_fails(nan: list[int], step: int, zygote: Zygote, home: Path) -> None:
+    trainer = zygote.start("moons", ["start", str(home), "run", 5, nan], home / "output")
     assert trainer.exit_status() == 1
     assert "not finite" in trainer.output
-    last = events(tmp_path, "run")[-1].content
+    last = events(home, "run")[-1].content
     assert isinstance(last, RunFailed)
     assert last.step == step
-    trainer = zygote.start("moons", ["resume", str(tmp_path), "run"], tmp_path / "output")
+    trainer = zygote.start("moons", ["resume", str(home), "run"], home / "output")
     assert trainer.exit_status() == 1
     assert "start a new one" in trainer.output
 
 
-def test_three_losses_that_are_not_finite_in_more_than_200_steps_are_survived(zygote: Zygote, tmp_path: Path) -> None:
-    trainer = zygote.start("moons", ["start", str(tmp_path), "run", 5, [20, 90, 290]], tmp_path / "output")
+def test_three_losses_that_are_not_finite_in_more_than_200_steps_are_survived(zygote: Zygote, home: Path) -> None:
+    trainer = zygote.start("moons", ["start", str(home), "run", 5, [20, 90, 290]], home / "output")
     assert trainer.exit_status() == 0, trainer.output
-    assert [name for name, _ in history(tmp_path, "run")].count("RolledBack") == 3
+    assert [name for name, _ in history(home, "run")].count("RolledBack") == 3

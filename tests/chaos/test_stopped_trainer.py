@@ -37,32 +37,32 @@ def files(home: Path) -> set[str]:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_trainer_stopped_and_overtaken_leaves_the_run_alone(
-    moment: str, zygote: Zygote, whole_history: list[tuple[str, Any]], tmp_path: Path
+    moment: str, zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
     fault = {**MOMENTS[moment], "strike": "SIGSTOP"}
-    old = zygote.start("faults", [[fault], "moons", "start", str(tmp_path), "torn"], tmp_path / "old")
+    old = zygote.start("faults", [[fault], "moons", "start", str(home), "torn"], home / "old")
     try:
         stopped(old)
-        trainer = zygote.start("moons", ["resume", str(tmp_path), "torn"], tmp_path / "output")
+        trainer = zygote.start("moons", ["resume", str(home), "torn"], home / "output")
         assert trainer.exit_status() == 0, trainer.output
-        ids, left = raw_ids(tmp_path, "torn"), files(tmp_path)
+        ids, left = raw_ids(home, "torn"), files(home)
     finally:
         old.signal(signal.SIGCONT)
     assert old.exit_status() == 1
     assert "epoch 2" in old.output
-    assert raw_ids(tmp_path, "torn") == ids
-    assert files(tmp_path) >= left
-    assert history(tmp_path, "torn") == whole_history
-    assert_whole(tmp_path, "torn")
+    assert raw_ids(home, "torn") == ids
+    assert files(home) >= left
+    assert history(home, "torn") == whole_history
+    assert_whole(home, "torn")
 
 
-def test_the_command_of_an_overtaken_trainer_says_so_in_one_line(zygote: Zygote, tmp_path: Path) -> None:
-    words = ["train", "--task", "digits", "--steps", 2000, "--run-id", "run", "--json", "--home", str(tmp_path)]
-    old = zygote.start("command", words, tmp_path / "old")
-    progress = Progress(tmp_path, "run")
+def test_the_command_of_an_overtaken_trainer_says_so_in_one_line(zygote: Zygote, home: Path) -> None:
+    words = ["train", "--task", "digits", "--steps", 2000, "--run-id", "run", "--json", "--home", str(home)]
+    old = zygote.start("command", words, home / "old")
+    progress = Progress(home, "run")
     progress.wait(old, 10)
     progress.close()
-    trainer = zygote.start("command", ["resume", "run", "--json", "--home", str(tmp_path)], tmp_path / "output")
+    trainer = zygote.start("command", ["resume", "run", "--json", "--home", str(home)], home / "output")
     assert old.exit_status() == 1
     trainer.kill()
     said = [line for line in old.output.splitlines() if line.startswith("esper: ")]

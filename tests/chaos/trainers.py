@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from esper.errors import LogError
 from esper.events.runs import CheckpointCommitted, CheckpointRetired, RunResumed
 from esper.log import open_log
 from esper.log.port import RUNS, Position
-from tests.runlog import events
+from tests.runlog import events, log_url
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 LONGEST = 240.0  # seconds that any trainer of these tests may take
@@ -33,11 +35,13 @@ class Zygote:
             env={**os.environ, "PYTHONPATH": path},
         )
 
-    def start(self, program: str, arguments: list[Any], output: Path) -> Trainer:
+    def start(self, program: str, arguments: list[Any], output: Path, **environment: str) -> Trainer:
+        """Start a program whose home is the folder of ``output``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         output.touch()
-        request = {"program": program, "arguments": arguments, "output": str(output)}
+        environment |= {"ESPER_LOG": log_url(output.parent), "ESPER_REGISTRY": os.environ.get("ESPER_REGISTRY", "")}
+        request = {"program": program, "arguments": arguments, "output": str(output), "environment": environment}
         before = output.stat().st_size
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -98,14 +102,15 @@ class Progress:
     """How far a run has come, as its log tells."""
 
     def __init__(self, home: Path, run_id: str) -> None:
-        self._log, self._run_id = open_log(f"sqlite:///{home / 'log.db'}"), run_id
+        self._log, self._run_id = open_log(log_url(home)), run_id
         self._after: Position | None = None
         self.sequence = 0
 
     def look(self) -> int:
-        """The run's last sequence number."""
-        for entry in self._log.read(RUNS, key=self._run_id, after=self._after):
-            self._after, self.sequence = entry.position, entry.record.sequence or 0
+        """The run's last sequence number, as far as it can be read now."""
+        with suppress(LogError):
+            for entry in self._log.read(RUNS, key=self._run_id, after=self._after):
+                self._after, self.sequence = entry.position, entry.record.sequence or 0
         return self.sequence
 
     def wait(self, trainer: Trainer, sequence: int) -> None:
@@ -165,7 +170,7 @@ def chunks(home: Path, run_id: str) -> set[str]:
 
 def raw_ids(home: Path, run_id: str) -> list[str]:
     """The ids of all records of a run, as they lie on the log."""
-    log = open_log(f"sqlite:///{home / 'log.db'}")
+    log = open_log(log_url(home))
     try:
         return [dict(entry.record.headers)["ce_id"].decode() for entry in log.read(RUNS, key=run_id)]
     finally:

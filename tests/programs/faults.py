@@ -22,6 +22,7 @@ from esper.log.port import Record
 from esper.log.sqlite import SqliteWriter
 
 _appending = threading.RLock()
+APPENDS = {"sqlite": "esper.log.sqlite:SqliteWriter.append", "kafka": "esper.log.kafka.writer:KafkaWriter.append"}
 
 
 def main(faults: list[dict[str, Any]], program: str, *arguments: Any) -> None:
@@ -34,7 +35,9 @@ def main(faults: list[dict[str, Any]], program: str, *arguments: Any) -> None:
 def arm(at: str, when: str, nth: int = 1, holding: str | None = None, strike: str = "SIGKILL") -> None:
     """Strike before or after the ``nth`` call of ``at``; with ``holding`` (an event's name, with a stage or step if
     wanted: "SeedTransitioned CULLED") only calls count that are given a transaction with such an event.
-    ``when="half"`` is for ``open``: of what is written first, half is written. ``strike`` is a signal, or SLEEP."""
+    ``at="append"`` stands for that of the log's writer. ``when="half"`` is for ``open``: of what is written first, half
+    is written. ``strike`` is a signal, or SLEEP."""
+    at = APPENDS[os.environ["ESPER_LOG"].partition(":")[0]] if at == "append" else at
     module, _, path = at.partition(":")
     *owners, name = path.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))

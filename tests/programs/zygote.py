@@ -1,6 +1,7 @@
 """Forks a child for each line of JSON on standard input, so that a test does not import torch for every kill.
 
-A line is ``{"program": "moons", "arguments": [...], "output": PATH}``; the answer is the child's process id.
+A line is ``{"program": "moons", "arguments": [...], "output": PATH, "environment": {...}}``; the answer is the child's
+process id.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import traceback
 
 import torch
 
-import esper.tolaria  # noqa: F401  (imported once, for all children)
+import esper.log.kafka.log
+import esper.tolaria  # noqa: F401
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def run(request: dict[str, object]) -> None:
     output = os.open(str(request["output"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    os.environ.update(request["environment"])  # type: ignore[arg-type]
     status = 1
     try:
         importlib.import_module(str(request["program"])).main(*request["arguments"])

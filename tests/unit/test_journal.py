@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,8 @@ from esper.log.port import RUNS, Log, Position, Record
 from esper.settings import LogSettings
 from esper.tamiyo.state import RunState
 from esper.tolaria.journal import Journal
-from tests.histories import RUN, History
+from esper.tolaria.reopening import Writers
+from tests.histories import ENVIRONMENT, RUN, History
 
 
 class SlowLog:
@@ -37,7 +39,7 @@ class SlowLog:
             raise self.error
         self.open.wait(10)
         self.appended.append(records)
-        return []
+        return [Position(RUNS, 0, record.sequence or 0) for record in records]
 
     def close(self) -> None:
         self.closed = True
@@ -48,8 +50,15 @@ def slow() -> SlowLog:
     return SlowLog()
 
 
+class NoLog:
+    url = "sqlite:///log.db"
+
+
+WRITERS = Writers(cast(Log, NoLog()), RUN, ENVIRONMENT)
+
+
 def journal(writer: SlowLog, buffer: int = 2, patience: float = 0.6) -> Journal:
-    return Journal(writer, History().state, LogSettings(buffer=buffer, patience=patience))
+    return Journal(WRITERS, writer, History().state, LogSettings(buffer=buffer, patience=patience))
 
 
 def submit(journal: Journal, number: int = 0, commit: bool = False) -> None:
@@ -83,7 +92,7 @@ def test_training_waits_for_a_slow_log_and_says_so_once(
     submit(ahead, 4, commit=True)
     assert len(slow.appended) == 5
     assert [record.message for record in caplog.records if "waits for the log" in record.message] == [
-        f"run {RUN}: training waits for the log, up to 20 s"
+        f"run {RUN}: training waits for the log sqlite:///log.db, up to 20 s"
     ]
     ahead.close()
 
@@ -168,7 +177,8 @@ def test_what_follows_a_commit_that_failed_never_happens(slow: SlowLog) -> None:
 
 def test_transactions_reach_a_real_log_in_order(tmp_path: Path) -> None:
     log: Log = open_log(f"sqlite:///{tmp_path}/log.db")
-    ahead = Journal(log.open_writer(RUN), RunState(RUN), LogSettings())
+    writers = Writers(log, RUN, ENVIRONMENT)
+    ahead = Journal(writers, writers.open(), RunState(RUN), LogSettings())
     first = ahead.transaction()
     first.add(History().events[0].content)  # type: ignore[arg-type]
     ahead.submit(first)

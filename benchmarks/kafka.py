@@ -1,0 +1,98 @@
+"""The log on Kafka: appending and reading, on a broker of this machine.
+
+What it takes to make an event's record (id, envelope, headers, Avro body) from its content is part of the events per
+second, and so is waiting for the commit. Bare decoding is fastavro's, of the same values, in the same process.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from datetime import UTC, datetime
+from io import BytesIO
+
+from fastavro import schemaless_reader
+
+from benchmarks.brokers import kafka_log
+from benchmarks.dormant import no_collection
+from benchmarks.log import RUN, boundary, start
+from benchmarks.report import Figure, at_least
+from esper.events import RunContent
+from esper.log import open_log
+from esper.log.ordering import in_order
+from esper.log.port import RUNS, Log, Record, Writer
+from esper.log.records import run_record
+from esper.tamiyo.fold import fold
+from esper.tamiyo.state import RunState
+
+TITLE = "the log on Kafka, one writer, one broker on this machine"
+
+
+def figures() -> list[Figure]:
+    with kafka_log() as url, closing(open_log(url)) as log:
+        return [*append(log, 1000, 40_000, 60), *append(log, 100, 5_000, 300), *read_decode_fold(log)]
+
+
+def append(log: Log, batch: int, target: int, rounds: int, warm_up: int = 10) -> list[Figure]:
+    """Transactions of ``batch`` events, one after another, until they are acknowledged."""
+    writer = log.open_writer(f"{RUN}-{batch}")
+    making, committing = [], []
+    contents = [boundary(place) for place in range(batch)]
+    with no_collection():
+        for number in range(rounds + warm_up):
+            begin = time.perf_counter()
+            records = _records(writer, contents, number * batch)
+            made = time.perf_counter()
+            writer.append(records)
+            committing.append(time.perf_counter() - made)
+            making.append(made - begin)
+    making, committing = making[warm_up:], committing[warm_up:]
+    writer.close()
+    whole = sum(making) + sum(committing)
+    slowest = sorted(committing)
+    return [
+        at_least(f"append, {batch} a transaction, events/s", batch * rounds / whole, target),
+        Figure(f"  making a record, {batch} at a time, microseconds", statistics.median(making) / batch * 1e6),
+        Figure(f"  commit of {batch}, milliseconds, p50", slowest[len(slowest) // 2] * 1000),
+        Figure(f"  commit of {batch}, milliseconds, p99", slowest[len(slowest) * 99 // 100] * 1000),
+    ]
+
+
+def read_decode_fold(log: Log, events: int = 20_000, rounds: int = 7) -> list[Figure]:
+    """Reading a run, checking its order, decoding and folding it, against decoding the same values alone."""
+    ours: list[float] = []
+    bare: list[float] = []
+    writer = log.open_writer(RUN)
+    writer.append(_records(writer, [start()], 0))
+    for first in range(0, events, 1000):
+        writer.append(_records(writer, map(boundary, range(first, first + 1000)), first + 1))
+    entries = list(log.read(RUNS, RUN))
+    values, parsed = [entry.record.value for entry in entries[1:]], entries[-1].record.schema.parsed
+    del entries
+    with no_collection():
+        for _ in range(rounds):
+            ours.append(_seconds(lambda: fold(RunState(RUN), (event for _, event in in_order(log.read(RUNS, RUN))))))
+            bare.append(_seconds(lambda: [schemaless_reader(BytesIO(value), parsed, None) for value in values]))
+    ratios = [each / other for each, other in zip(bare, ours, strict=True)]
+    return [
+        Figure("bare fastavro decoding, events/s", events / statistics.median(bare)),
+        Figure("read, order, decode and fold, events/s", events / statistics.median(ours)),
+        at_least("read, order, decode and fold, of bare decoding", statistics.median(ratios), 0.5),
+    ]
+
+
+def _records(writer: Writer, contents: Iterable[RunContent], after: int) -> list[Record]:
+    return [
+        run_record(
+            writer.run_id, content, epoch=writer.epoch, sequence=number, writer="trainer", time=datetime.now(UTC)
+        )
+        for number, content in enumerate(contents, after + 1)
+    ]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin

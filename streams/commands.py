@@ -1,0 +1,147 @@
+"""``esper worker`` and ``esper views``: the workers that keep the views, and looking after what they keep."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from esper.cli import options as cli
+from esper.cli.options import common
+from esper.cli.output import print_json
+from esper.errors import UsageError
+from esper.log import open_log
+from esper.log.kafka.log import KafkaLog
+from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS
+from streams import app, generations, rebuild, verify
+
+
+class Access(BaseSettings):
+    """Who may read a worker's views beyond loopback, and how it proves itself: environment ``ESPER_WORKER_*``."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_WORKER_", extra="ignore", frozen=True)
+
+    token: SecretStr | None = Field(None, min_length=16, description="token that readers and other workers send")
+    certificate: Path | None = Field(None, description="PEM file of its certificate")
+    key: Path | None = Field(None, description="PEM file of that certificate's key")
+    ca: Path | None = Field(None, description="PEM file of the authority that signed the workers' certificates")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that the views are served at.")
+@click.option("--port", default=7780, show_default=True, type=click.IntRange(1, 65535), help="And its port.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of its tables.  [default: HOME/worker/NAME]")
+@click.option("--name", default=socket.gethostname(), help="Its name, another one for each.  [default: the host's]")
+@common
+def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str) -> None:
+    """Keep the views of a log on Kafka, and serve them as JSON, until SIGTERM or Ctrl-C.
+
+    Start one or several. Beyond loopback ESPER_WORKER_TOKEN, ESPER_WORKER_CERTIFICATE and ESPER_WORKER_KEY are needed.
+    """
+    access = _access(host)
+    log = _kafka(place)
+    for topic in (RUNS, SIGNALS, ASSETS, DEADLETTER):
+        log.partitions(topic)  # or says what is missing
+    generation = generations.live(log)
+    generations.prepare(generation)
+    here = app.Place(
+        name=name,
+        host=host,
+        port=port,
+        data=(data or Path(place.home) / "worker" / name).absolute(),
+        token=access.token,
+        certificate=access.certificate,
+        key=access.key,
+        ca=access.ca,
+    )
+    here.data.mkdir(parents=True, exist_ok=True)
+    views = app.Views(generation, here)
+    if place.json:
+        print_json({"name": name, "url": here.url, "generation": generation.number})
+        sys.stdout.flush()
+    else:
+        click.echo(
+            f"worker {name} keeps the views of {log.url}, generation {generation.number}: {here.url}/api/v1/runs"
+        )
+    app.run(views)
+    if views.switched:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@click.group()
+def views() -> None:
+    """Look after the views that the workers keep."""
+
+
+@views.command("verify")
+@common
+def verify_views(place: cli.Place) -> int:
+    """Compare the live views with a fresh fold of the log.
+
+    Exits 1 if they differ, naming where.
+    """
+    log = _kafka(place)
+    report = verify.report(generations.live(log))
+    if place.json:
+        print_json(report)
+        return 0 if report.ok else 1
+    for found in report.differences:
+        click.echo(f"{found.view} {found.key}: {found.what}")
+    for run_id, behind in report.behind.items():
+        click.echo(f"run {run_id}: its view is {behind} events behind")
+    result = f"{len(report.differences)} differ" if report.differences else "all agree"
+    click.echo(f"generation {report.generation}: {report.runs:,} runs, {report.pieces:,} pieces compared: {result}")
+    return 0 if report.ok else 1
+
+
+@views.command("rebuild")
+@common
+def rebuild_views(place: cli.Place) -> None:
+    """Fill a new generation of the views beside the live one, and switch to it.
+
+    Running workers follow by themselves.
+    """
+    log = _kafka(place)
+    before = generations.live(log)
+    made = rebuild.rebuild(before)
+    if place.json:
+        print_json({"generation": made.number, "before": before.number})
+    else:
+        click.echo(f"generation {made.number} of the views is live now; it was {before.number}")
+
+
+def _kafka(place: cli.Place) -> KafkaLog:
+    log = open_log(place.log)
+    if not isinstance(log, KafkaLog):
+        raise UsageError(
+            f"{place.log}: workers keep the views of a log on Kafka; name one with --log kafka://host:port"
+        )
+    return log
+
+
+def _access(host: str) -> Access:
+    try:
+        access = Access()
+    except ValidationError as error:
+        raise UsageError(f"environment variables ESPER_WORKER_*: {error.errors()[0]['msg']}") from error
+    if (access.certificate is None) is not (access.key is None):
+        raise UsageError("ESPER_WORKER_CERTIFICATE and ESPER_WORKER_KEY belong together; set both")
+    if not _loopback(host) and not (access.token and access.certificate):
+        raise UsageError(
+            f"{host} is not loopback: set ESPER_WORKER_TOKEN (16 characters at least), ESPER_WORKER_CERTIFICATE and "
+            f"ESPER_WORKER_KEY, or leave --host out"
+        )
+    return access
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,57 @@
+"""A real embedded log whose writers fail as a test says: fault injection at the port, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from esper.errors import LogError, WriterLost
+from esper.log.port import Position, Record, Writer
+from esper.log.sqlite import SqliteLog
+
+Fault = Literal["away", "lost before", "lost after", None]
+"""Of one append: the log does not take it; the writer is given up with its transaction undone, or committed."""
+
+
+class FaultyLog(SqliteLog):
+    """``faults`` has one fault for each append, ``opening`` one for each opening of a writer ("away" or None);
+    when they are used up all goes well. ``before_open`` is called before a writer is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "log.db"
+        super().__init__(f"sqlite:///{path}", path)
+        self.faults: Iterator[Fault] = iter(())
+        self.opening: Iterator[Fault] = iter(())
+        self.before_open: Callable[[], None] = lambda: None
+        self.opened = 0
+
+    def open_writer(self, run_id: str, *, copied: int | None = None) -> Writer:  # type: ignore[override]
+        self.before_open()
+        if next(self.opening, None) == "away":
+            raise LogError("the broker is away")
+        self.opened += 1
+        return FaultyWriter(super().open_writer(run_id, copied=copied), self)
+
+
+class FaultyWriter:
+    def __init__(self, writer: Writer, log: FaultyLog) -> None:
+        self.run_id, self.epoch, self.sequence = writer.run_id, writer.epoch, writer.sequence
+        self._writer, self._log = writer, log
+        self._lost = False
+
+    def append(self, records: Sequence[Record]) -> list[Position]:
+        fault = next(self._log.faults, None)
+        if fault == "away":
+            raise LogError("the broker is away")
+        assert not self._lost, "a writer that was lost is used again"
+        self._lost = fault is not None
+        if fault == "lost before":
+            raise WriterLost("the writer was given up")
+        positions = self._writer.append(records)
+        if fault == "lost after":
+            raise WriterLost("the writer was given up")
+        return positions
+
+    def close(self) -> None:
+        self._writer.close()
