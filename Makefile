@@ -20,9 +20,10 @@ TASK ?= fashion-mnist
 TESTS ?=
 BROKERS ?=
 BIN := .venv/bin
+CONTAINED := tests/integration/test_log_contract.py tests/chaos/test_broker_killed_after_commits.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test test-containers test-all kafka kafka-down lint schemas bench bench-kafka clean
+.PHONY: help setup data demo test container-image test-containers test-all kafka kafka-down lint schemas bench bench-kafka clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -54,11 +55,14 @@ test: .venv/complete lint
 	@echo "test: running the suite; usually 5 to 10 minutes on 2 cores"
 	@$(BIN)/python -m pytest $(TESTS)
 
-# What needs more than one run of the suite can afford: one cluster in Docker for these tests.
-test-containers: .venv/complete
+# apache/kafka, or an image built here; not within a test, whose time is limited.
+container-image: .venv/complete
+	@$(BIN)/python -c 'from tests.containers import images; print("image:", images().broker)'
+
+test-containers: .venv/complete container-image
 	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(CONTAINED)
 
-test-all: test
+test-all: test container-image
 	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(TESTS)
 
 kafka: .venv/complete

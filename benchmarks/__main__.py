@@ -21,7 +21,9 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what Esper costs.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} (the default), {', '.join(ON_KAFKA)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} (the default), {', '.join(ON_KAFKA)}"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write one document there, not one for each")
     arguments = parser.parse_args()
     for name in arguments.names:

@@ -68,6 +68,7 @@ class Runs:
             if run_id is not None:
                 async with self._lock:
                     self._views.pop(run_id, None)
+                    self._records.log.registry.ask_again()
                     await self._behind(ticket, message.partition, run_id, None)
             ticket.release()
 
@@ -84,13 +85,13 @@ class Runs:
             view = await self._loaded(ticket, entry, partition)
         before = view.state.sequence
         event, changed = view.take(entry)
+        for unreadable in self._unreadable:
+            await self._records.bury(*unreadable)
+        self._unreadable.clear()
         if view.trouble is not None and event is None and changed:
             # What is missing here may be there: Faust can lose what it had fetched before a rebalance.
             view = self._views[run_id] = await self._behind(ticket, partition, run_id, None)
             changed = {}
-        for unreadable in self._unreadable:
-            await self._records.bury(*unreadable)
-        self._unreadable.clear()
         await self._table.keep(ticket, partition, self._news(partition, run_id, before, event, changed))
         if event is not None:
             self.events += 1
@@ -112,8 +113,10 @@ class Runs:
         return view
 
     async def _behind(self, ticket: safe.Ticket, partition: int, run_id: str, before: Position | None) -> RunView:
-        """Fold the run again, up to ``before`` or its end, and write what the table lacks."""
-        view, missed = await in_thread(self._folded, run_id, before, self._sequence(partition, run_id))
+        """Fold the run again and write what the table lacks: up to ``before`` what its head has not reached, or up to
+        the run's end every piece that is another."""
+        known = 0 if before is None else self._sequence(partition, run_id)
+        view, missed = await in_thread(self._folded, run_id, before, known)
         await self._table.keep(ticket, partition, self._news(partition, run_id, 0, None, missed))
         return view
 

@@ -301,7 +301,7 @@ class SafeApp(faust.App):
 
     async def drained(self) -> None:
         """Take nothing new, finish what was begun, commit, and forget."""
-        if not await self.progress.below(1, SESSION / 2):
+        if not self.crashed and not await self.progress.below(1, SESSION / 2):
             end(f"{self.progress.in_flight()} events could not be finished in time; they will be done again")
         await self.consumer.commit()
         self.progress.forget()

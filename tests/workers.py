@@ -87,6 +87,17 @@ class Worker:
         head: dict[str, Any] = self.get(f"/api/v1/runs/{run_id}")
         return head
 
+    def await_quarantine(self, run_id: str) -> dict[str, Any]:
+        """The run's head, once it says what is wrong."""
+
+        def told() -> bool:
+            status, head = self.ask(f"/api/v1/runs/{run_id}")
+            return (status == 200 and head["state"]["quarantine"] is not None) or self._died()
+
+        wait_until(told, f"a quarantine of run {run_id}")
+        head: dict[str, Any] = self.get(f"/api/v1/runs/{run_id}")
+        return head
+
     def await_records(self, number: int) -> None:
         """Until it has taken more than so many records of runs."""
         wait_until(lambda: self.metric("esper_worker_records_total") > number, "some records")

@@ -34,6 +34,8 @@ def _varint(number: int) -> bytes:
 
 _SMALL = tuple(_varint(2 * number) for number in range(_TABLE))
 """Of the numbers from 0 on, which lengths mostly are."""
+_PAIRS = tuple(bytes((low | 0x80, high | 0x80)) for high in range(128) for low in range(128))
+"""Of 14 bits that are not a number's last: two bytes of a varint."""
 _double = Struct("<d").pack
 
 
@@ -43,7 +45,12 @@ def write_long(number: int) -> bytes:
         return _SMALL[number]
     if not -0x8000_0000_0000_0000 <= number <= 0x7FFF_FFFF_FFFF_FFFF:
         raise OverflowError(f"{number} does not fit into 64 bits")
-    return _varint(number << 1 ^ number >> 63)
+    number = number << 1 ^ number >> 63
+    head = b""
+    while number > 0x3FFF:
+        head += _PAIRS[number & 0x3FFF]
+        number >>= 14
+    return head + _varint(number)
 
 
 def write_bytes(value: bytes) -> bytes:

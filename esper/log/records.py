@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from urllib.parse import quote
 from uuid import UUID
@@ -55,16 +55,31 @@ def event_of(entry: Entry) -> Event:
 def record_of(topic: str, key: str, envelope: Envelope, content: Content) -> Record:
     """The record of ``content`` with its headers."""
     content_class: type = type(content)
+    schema, value = schema_of(content_class), encode(Event(envelope, content))
+    identity = value[1:37]  # a body begins with the id as text
     headers = _constant(topic, key, content_class, envelope.writer)
-    headers += ("ce_id", str(envelope.id).encode()), ("ce_time", envelope.time.isoformat().encode())
+    headers += ("ce_id", identity), ("ce_time", _iso(envelope.time))
     if envelope.causes:
         headers += (("causation_id", str(envelope.causes[0]).encode()),)
-    value = encode(Event(envelope, content))
-    schema = schema_of(content_class)
     record: Record = _record(topic, key, schema, value, headers, envelope.epoch, envelope.sequence)
     return record
 
 
+def _iso(time: datetime) -> bytes:
+    """``time.isoformat()``, in half its time for one in UTC: every event has one."""
+    if time.tzinfo is not UTC:
+        return time.isoformat().encode()
+    since = time - _EPOCH
+    fraction = f".{since.microseconds:06}" if since.microseconds else ""
+    return f"{_second(since.days, since.seconds)}{fraction}+00:00".encode()
+
+
+@lru_cache(maxsize=256)
+def _second(days: int, seconds: int) -> str:
+    return (_EPOCH + timedelta(days, seconds)).replace(tzinfo=None).isoformat()
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _record, _envelope = maker(Record), maker(Envelope)
 
 

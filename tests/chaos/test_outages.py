@@ -19,7 +19,6 @@ from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole
 from tests.runlog import LOG_URL, events, history
 
 pytestmark = pytest.mark.chaos
-EPOCHS = 30  # of a run that is long enough for three brokers to be killed one after another
 TIMEOUT = 3.0  # seconds after which a broker aborts a transaction, in the tests that wait for it
 
 
@@ -52,14 +51,6 @@ def longest(trainer: Trainer) -> float:
     return float(found[1])
 
 
-@pytest.fixture(scope="module")
-def long_history(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
-    home = tmp_path_factory.mktemp("long")
-    trainer = zygote.start("moons", ["start", str(home), "whole", EPOCHS], home / "output")
-    assert trainer.exit_status() == 0, trainer.output
-    return history(home, "whole")
-
-
 def test_a_broker_killed_in_the_middle_of_a_run_and_started_again_changes_nothing(
     zygote: Zygote,
     whole_history: list[tuple[str, Any]],
@@ -68,7 +59,7 @@ def test_a_broker_killed_in_the_middle_of_a_run_and_started_again_changes_nothin
 ) -> None:
     brokers = own_cluster(1)
     folder = home(brokers)
-    trainer = zygote.start("outages", [None, [], "moons", "start", str(folder), "torn"], folder / "output")
+    trainer = zygote.start("outages", [{}, "moons", "start", str(folder), "torn"], folder / "output")
     for place in (25, 60):
         come(trainer, folder, place)
         brokers.kill(1)
@@ -90,7 +81,8 @@ def test_a_broker_away_for_longer_than_a_transaction_may_last_makes_the_trainer_
     folder = home(brokers)
     commit = "esper.log.kafka.transactions:Transactions.commit"
     fault = {**before(commit, nth=20), "strike": "SIGSTOP"}
-    arguments = [TIMEOUT, [fault], "moons", "start", str(folder), "torn"]
+    wanted = {"transaction_timeout": TIMEOUT, "faults": [fault]}
+    arguments = [wanted, "moons", "start", str(folder), "torn"]
     trainer = zygote.start("outages", arguments, folder / "output")
     stopped(trainer)
     brokers.kill(1)
@@ -134,24 +126,26 @@ def test_a_broker_away_for_longer_than_patience_ends_the_training_and_resume_goe
 @pytest.mark.slow
 def test_on_three_brokers_any_one_may_be_killed_and_no_commit_takes_long(
     zygote: Zygote,
-    long_history: list[tuple[str, Any]],
+    whole_history: list[tuple[str, Any]],
     own_cluster: Callable[..., Brokers],
     home: Callable[[Brokers], Path],
 ) -> None:
     brokers = own_cluster(3)
     folder = home(brokers)
-    arguments = [None, [], "moons", "start", str(folder), "torn", EPOCHS]
+    all_killed = folder / "all-killed"
+    arguments = [{"slow_until": str(all_killed)}, "moons", "start", str(folder), "torn"]
     trainer = zygote.start("outages", arguments, folder / "output")
     progress = Progress(folder, "torn")
     for number in (1, 2, 3):
-        progress.wait(trainer, progress.look() + 15)
+        progress.wait(trainer, progress.look() + 5)
         brokers.kill(number)
-        progress.wait(trainer, progress.look() + 15)
+        progress.wait(trainer, progress.look() + 5)
         brokers.restart(number)
     progress.close()
+    all_killed.touch()
     assert trainer.exit_status() == 0, trainer.output
     assert "did not answer" not in trainer.output
-    assert history(folder, "torn") == long_history
+    assert history(folder, "torn") == whole_history
     assert_whole(folder, "torn")
     assert longest(trainer) <= 20
 
@@ -165,7 +159,7 @@ def test_on_three_brokers_with_two_killed_the_run_waits_until_one_is_back(
 ) -> None:
     brokers = own_cluster(3)
     folder = home(brokers)
-    trainer = zygote.start("outages", [None, [], "moons", "start", str(folder), "torn"], folder / "output")
+    trainer = zygote.start("outages", [{}, "moons", "start", str(folder), "torn"], folder / "output")
     come(trainer, folder, 30)
     for number in (2, 3):
         brokers.kill(number)

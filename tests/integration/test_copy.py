@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +22,14 @@ from esper.log import open_log
 from esper.log.copy import copy_run
 from esper.log.port import ASSETS, RUNS, SIGNALS, Log, Position, Record
 from esper.log.records import asset_record, signal_record
-from tests.adapters import ROOT
+from tests.copying import command, held, logs, records, urls, write
 from tests.foreign import inject
-from tests.histories import BLUEPRINTS, RUN, History, simulate
+from tests.histories import BLUEPRINTS, RUN, TIME, History, simulate
 from tests.integration.command import Result
-from tests.records import record_of_event
 from tests.runlog import LOG_URL, history
 from tests.training import Loop
 
-NOW = datetime(2026, 11, 22, tzinfo=UTC)
-NewLog = Callable[[], str]
-
-
-@pytest.fixture(params=["sqlite to sqlite", "sqlite to kafka", "kafka to sqlite"])
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """A log to copy from and one to copy to, both empty."""
-
-    def url(kind: str, name: str) -> str:
-        if kind == "kafka":
-            made: str = request.getfixturevalue("kafka_log_url")()
-            return made
-        return f"sqlite:///{tmp_path}/{name}/log.db"
-
-    source, destination = request.param.split(" to ")
-    return url(source, "source"), url(destination, "destination")
-
-
-@pytest.fixture
-def logs(urls: tuple[str, str]) -> Iterator[tuple[Log, Log]]:
-    source, destination = map(open_log, urls)
-    yield source, destination
-    source.close()
-    destination.close()
+__all__ = ["logs", "urls"]  # fixtures
 
 
 @pytest.fixture
@@ -68,40 +40,6 @@ def esper(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(code, *capsys.readouterr())
 
     return run
-
-
-def records(history: History) -> list[Record]:
-    return [record_of_event(event) for event in history.events]
-
-
-def write(log: Log, written: list[Record], run_id: str = RUN) -> None:
-    """Append a run's events by the writers of their epochs."""
-    for epoch in sorted({record.epoch or 0 for record in written}):
-        writer = log.open_writer(run_id)
-        while writer.epoch < epoch:
-            writer = log.open_writer(run_id)
-        writer.append([record for record in written if record.epoch == epoch])
-
-
-def command(nonce: str) -> Record:
-    content = CommandIssued(command="pause", seed=None, issuer="test", nonce=nonce, reason="")
-    return signal_record(RUN, content, writer="test", time=NOW)
-
-
-def held(log: Log, topic: str, key: str | None = None) -> list[tuple[Any, ...]]:
-    """All that a record is, in order; the schema by its fingerprint."""
-    return [
-        (
-            record.topic,
-            record.key,
-            record.schema.fingerprint,
-            record.value,
-            record.headers,
-            record.epoch,
-            record.sequence,
-        )
-        for record in (entry.record for entry in log.read(topic, key=key))
-    ]
 
 
 def a_run() -> History:
@@ -152,7 +90,7 @@ def test_signals_to_the_run_and_the_assets_that_it_refers_to_go_with_it(logs: tu
     kernel = f"kernel of {seed}"
     write(source, records(history))
     assets = [
-        asset_record(content, writer="test", time=NOW)
+        asset_record(content, writer="test", time=TIME)
         for content in (
             *(_registered(each) for each in (*BLUEPRINTS, "unused@333333333333")),
             KernelRequested(blueprint=BLUEPRINTS[0], kind="Linear", dims=(8, 8), seed=kernel_seed(3, seed)),
@@ -164,7 +102,7 @@ def test_signals_to_the_run_and_the_assets_that_it_refers_to_go_with_it(logs: tu
     for asset in assets:
         source.signal(asset)
     others = signal_record(
-        "other", CommandIssued(command="stop", seed=None, issuer="t", nonce="1", reason=""), writer="test", time=NOW
+        "other", CommandIssued(command="stop", seed=None, issuer="t", nonce="1", reason=""), writer="test", time=TIME
     )
     for signal in (command("1"), others):
         source.signal(signal)
@@ -265,21 +203,6 @@ def test_foreign_records_among_the_events_stay_behind(urls: tuple[str, str], log
     assert [record[3] for record in held(destination, RUNS)] == [record.value for record in written]
 
 
-COPYING = """
-import sys
-from esper.cli.main import main
-from esper.log import copy
-
-def told(records, batches=copy._batches):
-    for batch in batches(records):
-        print("a batch", flush=True)
-        yield batch
-
-copy.BATCH_RECORDS, copy._batches = 10, told
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.parametrize("kind", ["sqlite", "kafka"])
 def test_a_copied_run_tells_the_same_and_is_resumed_there(
     tmp_path: Path,
@@ -289,10 +212,10 @@ def test_a_copied_run_tells_the_same_and_is_resumed_there(
     kind: str,
 ) -> None:
     home = tmp_path / "home"
-    loop = Loop(home, epochs=3)
+    loop = Loop(home, epochs=2)
     whole = loop.whole()
     loop.begin()
-    loop.go(until=17)
+    loop.go(until=10)
     there = f"sqlite:///{tmp_path}/there.db"
     if kind == "kafka":
         there = request.getfixturevalue("kafka_log_url")()
@@ -351,7 +274,7 @@ def test_a_copy_that_stops_anywhere_is_finished_by_the_next(
     source, destination = logs
     write(source, records(a_run())[:60])
     for each in BLUEPRINTS:
-        source.signal(asset_record(_registered(each), writer="test", time=NOW))
+        source.signal(asset_record(_registered(each), writer="test", time=TIME))
     for nonce in ("1", "2"):
         source.signal(command(nonce))
     stops = 0
@@ -364,36 +287,6 @@ def test_a_copy_that_stops_anywhere_is_finished_by_the_next(
     assert stops > 4
     for topic in (RUNS, SIGNALS, ASSETS):
         assert sorted(held(destination, topic), key=repr) == sorted(held(source, topic), key=repr)
-
-
-@pytest.mark.chaos
-def test_a_copy_that_is_killed_anywhere_is_finished_by_the_next(urls: tuple[str, str], logs: tuple[Log, Log]) -> None:
-    """One process after another copies until one of them gets to the end, killed at random moments of its work."""
-    source, destination = logs
-    write(source, records(simulate(random.Random(1), 120)))
-    source.signal(command("1"))
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    moments, kills = random.Random(seed), 0
-    while True:
-        process = subprocess.Popen(
-            [sys.executable, "-c", COPYING, "copy", *urls], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        if kills < 3:
-            for _ in range(moments.randint(1, 5)):
-                process.stdout.readline()
-            time.sleep(moments.random() * 0.01)
-            process.kill()
-            kills += 1
-        process.stdout.read()
-        code = process.wait(120)
-        process.stdout.close()
-        if code == 0:
-            break
-    assert held(destination, RUNS) == held(source, RUNS)
-    assert held(destination, SIGNALS) == held(source, SIGNALS)
-    assert kills
 
 
 def test_the_command_copies_all_runs_and_says_what_it_did(tmp_path: Path, esper: Callable[..., Result]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from esper.cli.main import main
 from esper.events import signals
+from esper.events.schemas import schema_from_json, schema_of
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
@@ -115,8 +116,11 @@ def test_an_aborted_event_is_in_no_view(url, worker, log):
     producer.abort_transaction(10)
     write_run_on(url, "aborted", events[4:])
     head = worker.await_run("aborted", len(events))
-    assert head["digest"] == digests("aborted", events)[len(events)]
+    wanted = digests("aborted", events)
+    assert head["digest"] == wanted[len(events)]
     assert head["state"]["quarantine"] is None
+    pieces = [piece for key, piece in changelog(url) if key.partition("/")[0] == "aborted" and piece is not None]
+    assert all(piece["digest"] == wanted[piece["sequence"]] for piece in pieces)
 
 
 def test_a_repeated_event_changes_nothing(url, worker):
@@ -157,8 +161,7 @@ def test_a_run_whose_next_event_cannot_be_read_is_quarantined_alone_until_it_can
     producer.produce(real, unknown, b"broken", headers=headers, on_delivery=lambda _, m: offsets.append(m.offset()))
     producer.flush(10)
     write_run_on(url, "broken", events[6:])
-    wait_until(lambda: worker.get("/api/v1/runs/broken")["state"]["quarantine"], "the quarantine", 20)
-    head = worker.get("/api/v1/runs/broken")
+    head = worker.await_quarantine("broken")
     position = f"{RUNS}/{partition_of('broken')}:{offsets[0]}"
     assert head["state"]["quarantine"]["position"] == position
     assert (head["sequence"], head["digest"]) == (5, digests("broken", events)[5])
@@ -166,12 +169,43 @@ def test_a_run_whose_next_event_cannot_be_read_is_quarantined_alone_until_it_can
     worker.await_run("beside-broken", len(other))
 
 
+def test_a_quarantined_run_goes_on_when_its_schema_is_there_and_it_is_redriven(url, worker, log, esper):
+    """The record comes before its schema is registered, under the number that this will have."""
+    events = made_run(12, 6)
+    newer = json.loads(schema_of(type(events[5].content)).json)
+    for attempt in range(5):
+        run_id = f"mended-{attempt}"
+        newer["fields"].append({"name": f"future_{uuid4().hex}", "type": "int", "default": 0})
+        dummy = {"type": "record", "name": f"d{uuid4().hex}", "fields": []}
+        number = log.registry.id_of("test-views", schema_from_json(json.dumps(dummy))) + 1
+        write_run(url, run_id, events[:5])
+        worker.await_run(run_id, 5)
+        body = records(run_id, events)[5].value + bytes(attempt + 1)  # a zero for each new field
+        headers = [("esper_epoch", b"1"), ("esper_sequence", b"6")]
+        producer = log.cluster.producer()
+        producer.produce(log.address.named(RUNS), number.to_bytes(5, "big") + body, run_id.encode(), headers=headers)
+        producer.flush(10)
+        worker.await_quarantine(run_id)
+        if log.registry.id_of("test-views", schema_from_json(json.dumps(newer))) == number:
+            break
+    else:
+        pytest.fail("the registry gave numbers to others in between")
+    write_run_on(url, run_id, events[6:])
+    position = worker.await_quarantine(run_id)["state"]["quarantine"]["position"]
+    wait_until(lambda: position in esper("dlq", "list").out, "the dead letter", 20)
+    assert worker.get(f"/api/v1/runs/{run_id}")["sequence"] == 5
+    redriven = esper("dlq", "redrive", position)
+    assert redriven.code == 0, redriven.err
+    head = worker.await_run(run_id, len(events), 20)
+    assert head["digest"] == digests(run_id, events)[len(events)]
+    assert head["state"]["quarantine"] is None
+
+
 def test_a_missing_event_is_named(url, worker):
     events = made_run(9, 6)
     write_run(url, "gap", events[:4])
     write_run_on(url, "gap", events[5:])
-    wait_until(lambda: worker.get("/api/v1/runs/gap")["state"]["quarantine"], "the gap", 20)
-    told = worker.get("/api/v1/runs/gap")["state"]["quarantine"]
+    told = worker.await_quarantine("gap")["state"]["quarantine"]
     assert (told["kind"], told["event"]) == ("missing", 5)
 
 

@@ -52,7 +52,7 @@ def test_the_wheel_holds_nothing_but_esper(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     (info,) = (top for top in tops if top.endswith(".dist-info"))
-    assert tops == {"esper", info}
+    assert tops == {"esper", "streams", info}
     schemas = {f"esper/schemas/{path.relative_to(REPOSITORY / 'schemas')}" for path in (REPOSITORY / "schemas").rglob("*.*")}
     assert schemas <= set(names)
     data = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "esper").rglob("*.json")}
@@ -63,7 +63,8 @@ def test_the_wheel_holds_nothing_but_esper(wheel):
 def test_nothing_else_is_installed_at_the_top(environment):
     there = {path.name for path in _packages(environment).iterdir() if path.name != "borrowed.pth"}
     assert {name for name in there if not name.endswith(".dist-info") and not name.startswith("_virtualenv")} == {
-        "esper"
+        "esper",
+        "streams",
     }
 
 

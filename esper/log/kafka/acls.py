@@ -64,7 +64,7 @@ ROLES: dict[str, list[Right]] = {
         _READING,
     ],
     "sink": [
-        *_topics(["READ"], TELEMETRY, RUNS, ASSETS, SIGNALS),
+        *_topics(["READ"], TELEMETRY, RUNS, INDEX, ASSETS, SIGNALS),
         Right("GROUP", SINK, ("READ",), prefix=True),
         _READING,
     ],

@@ -56,6 +56,10 @@ class Registry:
                 known = self._schemas[schema_id] = self._schema(schema_id)
         return known
 
+    def ask_again(self) -> None:
+        """Somebody says that a schema is there now: ask for those that were not."""
+        self._unknown.clear()
+
     def register(self, topic: str, schema: Schema) -> None:
         """Register ``schema`` on ``topic``, whose later versions then have to read all before them."""
         with self._lock:

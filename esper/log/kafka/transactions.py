@@ -25,6 +25,10 @@ class ProducerLost(Exception):
     """The producer is of no use any more; what it was committing may or may not be there."""
 
 
+class OutOfStep(LogError):
+    """Nothing was written, because the client still counts a message that was refused before; now it knows."""
+
+
 class Transactions:
     """One producer with a transactional id. Not for threads to share.
 
@@ -90,15 +94,17 @@ class Transactions:
     def commit(self, deadline: float) -> None:
         """Commit what was written, all or nothing."""
         producer = self._alive()
-        if self._failed is not None:
+        if self._failed is not None and self._failed.code() not in _CONSEQUENCES:
             raise self._aborted(self._failed, deadline)
         try:
-            self._repeat(producer.commit_transaction, deadline)
+            self._repeat(producer.commit_transaction, deadline)  # tells the cause if there were consequences alone
         except KafkaException as error:
             cause: KafkaError = error.args[0]
             if not cause.txn_requires_abort():
                 raise ProducerLost(told(cause)) from error
             raise self._aborted(cause, deadline) from error
+        if self._failed is not None:
+            raise ProducerLost("a part was committed that should not have been")
 
     def abort(self, deadline: float) -> None:
         """Give up the open transaction."""
@@ -114,13 +120,19 @@ class Transactions:
             producer.purge()
 
     def _aborted(self, cause: KafkaError, deadline: float) -> LogError:
-        """What to raise once the transaction is aborted."""
-        self.abort(deadline)
+        """What to raise once the transaction is aborted; if it cannot be, the producer is of no use any more, but a
+        transaction that nobody committed never will be."""
+        try:
+            self.abort(deadline)
+        except ProducerLost:
+            self.close()
+        if cause.code() == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER:
+            return OutOfStep(f"{self.cluster.address.servers}: nothing was written: {told(cause)}; try again")
         return self.cluster.error("nothing was written", KafkaException(cause))
 
     def _alive(self) -> Producer:
         if self._producer is None:
-            raise ProducerLost("it was closed")
+            raise ProducerLost("it ended before")
         return self._producer
 
     def _overdue(self, deadline: float) -> None:

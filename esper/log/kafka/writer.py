@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esper.errors import Fenced, LogError, WriterLost
+from esper.events.codec import maker
 from esper.log.checks import check_sizes, following
 from esper.log.kafka.frames import head
 from esper.log.kafka.index import RUN_INDEX, RunIndex, index_schema
 from esper.log.kafka.reader import EPOCH, SEQUENCE
-from esper.log.kafka.transactions import Message, Offsets, ProducerLost, Transactions
+from esper.log.kafka.transactions import Message, Offsets, OutOfStep, ProducerLost, Transactions
 from esper.log.port import RUNS, Position, Record
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ PATIENCE = 120.0
 """Seconds that one append waits for brokers that do not answer."""
 GRACE = 2.0
 """Seconds in which whoever fenced us must have claimed its epoch."""
+_position = maker(Position)
 CHECKPOINT = "esper.runs.CheckpointCommitted"
 
 
@@ -79,6 +82,14 @@ class KafkaWriter:
         self, records: Sequence[Record], messages: Sequence[Message], deadline: float
     ) -> tuple[list[Position], RunIndex]:
         """The records' positions, and what the index says now."""
+        try:
+            return self._commit_once(records, messages, deadline)
+        except OutOfStep:
+            return self._commit_once(records, messages, deadline)
+
+    def _commit_once(
+        self, records: Sequence[Record], messages: Sequence[Message], deadline: float
+    ) -> tuple[list[Position], RunIndex]:
         self._transactions.begin()
         offsets = self._transactions.write(messages, deadline)
         positions = self._positions(records, offsets)
@@ -103,12 +114,15 @@ class KafkaWriter:
 
     def _positions(self, records: Sequence[Record], offsets: Offsets) -> list[Position]:
         """Where the brokers put the records; a part of them if some were refused, for then nothing is committed."""
-        positions = []
+        positions, places = [], {}
         for record in records:
-            partition = self._log.partition(record.key)
-            reported = offsets.get((self._log.address.named(record.topic), partition))
-            if reported:
-                positions.append(Position(record.topic, partition, reported.popleft()))
+            if (record.topic, record.key) not in places:
+                partition = self._log.partition(record.key)
+                given = offsets.get((self._log.address.named(record.topic), partition), deque())
+                places[record.topic, record.key] = partition, given.popleft, given
+            partition, next_offset, left = places[record.topic, record.key]
+            if left:
+                positions.append(_position(record.topic, partition, next_offset()))
         return positions
 
     def _indexed(self, records: Sequence[Record], positions: Sequence[Position]) -> RunIndex:
@@ -125,18 +139,11 @@ class KafkaWriter:
     def _verdict(self, loss: ProducerLost) -> LogError:
         """Why the brokers gave this writer up: a later one shows itself in the log; an outage does not."""
         self._transactions.close()
-        deadline = time.monotonic() + GRACE
         try:
-            while not self._transactions.closing:
-                newest = self._log.newest_epoch(self.run_id, self._index)
-                if newest > self.epoch:
-                    return Fenced(self.run_id, newest)
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.1)
+            rival = _rival(self._log, self.run_id, self._index, self._transactions)
         except LogError as error:
             return self._lost(f"{loss}; and {error}")
-        return self._lost(str(loss))
+        return self._lost(str(loss)) if rival is None else Fenced(self.run_id, rival)
 
     def _lost(self, why: str) -> WriterLost:
         return WriterLost(
@@ -155,26 +162,47 @@ def open_writer(log: KafkaLog, run_id: str, copied: int | None = None) -> KafkaW
         log.writable(topic)
     log.registry.id_of(log.address.named(RUN_INDEX), index_schema())
     name = log.address.transactional_id(run_id)
-    claim: RunIndex | None = None
     try:
         transactions = Transactions(log.cluster, name, log.transaction_timeout, deadline)
-        known = log.index.of(run_id, settled=True) or RunIndex(0, "")
-        claim = replace(known, epoch=max(known.epoch, copied or 0) + 1, writer=log.token)
-        claim = _claimed(log, transactions, run_id, claim, deadline)
+    except ProducerLost as loss:
+        raise LogError(f"run {run_id}: its writer could not be opened ({loss}); look at the brokers") from loss
+    try:
+        return _opened(log, run_id, transactions, copied, deadline)
+    except BaseException:
+        transactions.close()
+        raise
+
+
+def _opened(log: KafkaLog, run_id: str, transactions: Transactions, copied: int | None, deadline: float) -> KafkaWriter:
+    known = log.index.of(run_id, settled=True) or RunIndex(0, "")
+    claim = replace(known, epoch=max(known.epoch, copied or 0) + 1, writer=log.token)
+    try:
+        _commit_claim(log, transactions, run_id, claim, deadline)
         found = log.reach(run_id, known)
         if found.epoch >= claim.epoch or found.first != claim.first:  # an index that was lost, or is wrong
             claim = replace(claim, epoch=max(found.epoch + 1, claim.epoch), first=found.first)
-            claim = _claimed(log, transactions, run_id, claim, deadline)
+            _commit_claim(log, transactions, run_id, claim, deadline)
     except ProducerLost as loss:
-        newest = log.newest_epoch(run_id, RunIndex(0, ""))
-        if claim is None or newest <= claim.epoch:
-            raise LogError(f"run {run_id}: the brokers gave up its new writer ({loss}); try again") from loss
-        raise Fenced(run_id, newest) from loss
+        rival = _rival(log, run_id, claim, transactions)
+        if rival is not None:
+            raise Fenced(run_id, rival) from loss
+        raise LogError(f"run {run_id}: the brokers gave up its new writer ({loss}); try again") from loss
     return KafkaWriter(log, transactions, claim, run_id, found.sequence, copied)
 
 
-def _claimed(log: KafkaLog, transactions: Transactions, run_id: str, claim: RunIndex, deadline: float) -> RunIndex:
+def _commit_claim(log: KafkaLog, transactions: Transactions, run_id: str, claim: RunIndex, deadline: float) -> None:
     transactions.begin()
     transactions.write([log.index_message(run_id, claim)], deadline)
     transactions.commit(deadline)
-    return claim
+
+
+def _rival(log: KafkaLog, run_id: str, claim: RunIndex, transactions: Transactions) -> int | None:
+    """The epoch of whoever fenced the writer with this claim; None if nobody shows up soon."""
+    deadline = time.monotonic() + GRACE
+    while True:
+        newest = log.newest_epoch(run_id, claim)
+        if newest > claim.epoch:
+            return newest
+        if time.monotonic() > deadline or transactions.closing:
+            return None
+        time.sleep(0.1)
