@@ -20,7 +20,8 @@ TASK ?= fashion-mnist
 TESTS ?=
 BROKERS ?=
 BIN := .venv/bin
-CONTAINED := tests/integration/test_log_contract.py tests/chaos/test_broker_killed_after_commits.py
+CONTAINED := tests/integration/test_log_contract.py tests/chaos/test_outages.py \
+	-k "kafka or killed_in_the_middle"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data demo test container-image test-containers test-all kafka kafka-down lint schemas bench bench-kafka clean

@@ -28,7 +28,7 @@ from esper.settings import settings_from
 
 TITLE = "a decision over the wire, from the boundary to the proposal's arrival in the trainer"
 BOUNDARIES, FIRST = 220, 20  # boundaries trained, and those of them that are left out
-READY = 60.0  # seconds that a worker may take to start
+READY = 180.0  # seconds that a worker may take to start
 
 
 def figures() -> list[Figure]:

@@ -7,10 +7,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import faust
 from pydantic import SecretStr
@@ -141,16 +141,21 @@ class Views(safe.SafeApp):
                 return
 
 
-def run(app: Views) -> None:
-    """Run ``app`` until it is told to stop; raises WorkerFailed with what ended it otherwise."""
+V = TypeVar("V", bound=Views)
+
+
+def run(make: Callable[[], V]) -> V:
+    """Run the application that ``make`` makes until it is told to stop; raises WorkerFailed with what ended it
+    otherwise."""
     loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
+    asyncio.set_event_loop(loop)  # first: whatever of Faust asks for its loop keeps the one it gets
+    app = make()
     worker = faust.Worker(app, loop=loop, quiet=True, override_logging=False, redirect_stdouts=False)
     worker.spinner = None
     try:
         worker.execute_from_commandline()
     except SystemExit as left:
         if left.code:
-            raise WorkerFailed(
-                f"the worker failed ({app.crash_reason or worker.crash_reason!r}); start it again"
-            ) from left
+            reason = app.crash_reason or worker.crash_reason
+            raise WorkerFailed(f"the worker failed ({reason!r}); start it again") from left
+    return app

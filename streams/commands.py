@@ -61,7 +61,6 @@ def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str)
         ca=access.ca,
     )
     here.data.mkdir(parents=True, exist_ok=True)
-    views = app.Views(generation, here)
     if place.json:
         print_json({"name": name, "url": here.url, "generation": generation.number})
         sys.stdout.flush()
@@ -69,7 +68,7 @@ def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str)
         click.echo(
             f"worker {name} keeps the views of {log.url}, generation {generation.number}: {here.url}/api/v1/runs"
         )
-    app.run(views)
+    views = app.run(lambda: app.Views(generation, here))
     if views.switched:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

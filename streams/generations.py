@@ -20,6 +20,8 @@ from esper.log.port import PARTITIONS
 POINTER, KEY = "esper-views", "live"
 """The topic whose newest record names the live generation; also what names of groups and changelogs begin with."""
 TABLES = ("runs", "assets", "alerts")
+LEAVING = 30.0
+"""Seconds to wait until the group of a generation to remove is empty; a killed member counts for its session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,31 @@ def prepare(generation: Generation) -> None:
 
 
 def remove(generation: Generation) -> None:
-    """Delete the changelogs of a generation that nobody uses any more."""
+    """Forget a generation that nobody uses any more: where its group was, from which a rebuild would go on, and its
+    changelogs. Raises LogError if it is in use."""
+    _remove_group(generation)
     admin = generation.log.cluster.admin
     there = partitions(generation.log, [generation.changelog(table) for table in TABLES])
     for future in admin.delete_topics(list(there)).values() if there else ():
         generation.log.cluster.result(future, "deleting old changelogs")
+
+
+def _remove_group(generation: Generation) -> None:
+    cluster, group = generation.log.cluster, generation.app
+    deadline = time.monotonic() + LEAVING
+    while True:
+        try:
+            cluster.admin.delete_consumer_groups([group])[group].result(timeout=30)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.NON_EMPTY_GROUP:
+                if time.monotonic() < deadline:
+                    time.sleep(0.5)
+                    continue
+                raise LogError(f"{group} is in use; let the other `esper views rebuild` end, then try again") from error
+            if code != KafkaError.GROUP_ID_NOT_FOUND:
+                raise cluster.error(f"deleting the group {group}", error) from error
+        return
 
 
 def _make(log: KafkaLog, wanted: dict[str, int]) -> None:

@@ -17,8 +17,6 @@ from streams import app, generations
 from streams.generations import Generation
 
 logger = logging.getLogger("esper.worker")
-LEAVING = 30.0
-"""Seconds that workers have to leave the old generation before its elders are removed anyway."""
 
 
 def rebuild(before: Generation) -> Generation:
@@ -30,8 +28,8 @@ def rebuild(before: Generation) -> Generation:
     generations.prepare(new)
     with tempfile.TemporaryDirectory(prefix="esper-views-") as folder:
         place = app.Place(name="rebuild", host="127.0.0.1", port=0, data=Path(folder))
-        builder = _Builder(new, place, _ends(log))
-        app.run(builder)
+        ends = _ends(log)
+        builder = app.run(lambda: _Builder(new, place, ends))
     if not builder.caught_up:
         raise WorkerFailed("the new views were not filled; the old ones stay live")
     generations.make_live(new)

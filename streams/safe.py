@@ -282,10 +282,16 @@ class SafeApp(faust.App):
         self.transport = _Transport(self.conf.broker_consumer, self)
 
     @property
+    def recovered(self) -> bool:
+        """Whether the tables were ever recovered. (The watch's thread may ask; what Faust makes when it is asked for
+        would belong to that thread's loop, which nobody runs.)"""
+        recovery = self.tables._recovery  # type: ignore[attr-defined]
+        return recovery is not None and recovery.completed.is_set()
+
+    @property
     def ready(self) -> bool:
         """Whether all tables are recovered and events are taken."""
-        recovery = self.tables.recovery  # type: ignore[attr-defined]
-        return recovery.completed.is_set() and not self.rebalancing and not self.should_stop
+        return self.recovered and not self.rebalancing and not self.should_stop
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -318,16 +324,12 @@ class SafeApp(faust.App):
         await super()._on_partitions_revoked(revoked)
 
     async def _stop_consumer(self) -> None:
-        if self._consumer is not None and self.ready_once:
+        if self._consumer is not None and self.recovered:
             self._consumer.stop_flow()
             self.flow_control.suspend()
             self.flow_control.clear()
             await self.drained()
         await super()._stop_consumer()
-
-    @property
-    def ready_once(self) -> bool:
-        return bool(self.tables.recovery.completed.is_set())  # type: ignore[attr-defined]
 
 
 async def events(app: SafeApp, stream: Any) -> AsyncIterator[tuple[Ticket, Message]]:

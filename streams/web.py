@@ -42,7 +42,7 @@ class Web:
                 web.get("/api/v1/runs", self._runs),
                 web.get("/api/v1/runs/{run}", self._run),
                 web.get("/api/v1/runs/{run}/seeds", self._seeds),
-                web.get("/api/v1/decisions/{run}:{sequence:[0-9]+}", self._decision),
+                web.get("/api/v1/decisions/{run}:{sequence:[0-9]{1,19}}", self._decision),
                 web.get("/health", self._health),
                 web.get("/ready", self._ready),
                 web.get("/metrics", self._metrics),
@@ -72,7 +72,7 @@ class Web:
         if token is not None and request.path not in _OPEN:
             given = request.headers.get("Authorization", "")
             wanted = f"Bearer {token.get_secret_value()}"
-            if not hmac.compare_digest(given.encode(), wanted.encode()):
+            if not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode()):
                 return _error(401, "a token is needed: Authorization: Bearer ...")
         return await handler(request)
 

@@ -112,7 +112,7 @@ class Cluster:
         state = self._read()
         if state is None:
             return []
-        up = broker.known_brokers(node.address for node in state.nodes if answers(node.port))
+        up = _answering(state.nodes)
         services = [
             Service(name := _name(node.number), node.address, _pid(state, name), node.number in up)
             for node in state.nodes
@@ -136,7 +136,6 @@ class Cluster:
     def _start_brokers(self, jars: Jars, state: _State, numbers: list[int], say: Callable[[str], None]) -> None:
         nodes = [node for node in state.nodes if node.number in numbers]
         names = [_name(node.number) for node in nodes]
-        addresses = [node.address for node in nodes]
 
         def start() -> list[str]:
             down = [node for node in nodes if _pid(state, _name(node.number)) is None]
@@ -145,7 +144,7 @@ class Cluster:
             self._launch_brokers(jars, state, down)
             return [_name(node.number) for node in down]
 
-        self._bring_up(state, names, start, lambda: set(numbers) <= broker.known_brokers(addresses))
+        self._bring_up(state, names, start, lambda: set(numbers) <= _answering(nodes))
 
     def _launch_brokers(self, jars: Jars, state: _State, nodes: list[Node]) -> None:
         for port in (port for node in nodes for port in (node.port, node.controller_port)):
@@ -274,6 +273,12 @@ def _name(number: int) -> str:
 def _pid(state: _State, name: str) -> int | None:
     process = state.processes.get(name)
     return process.pid if process is not None and alive(process) else None
+
+
+def _answering(nodes: list[Node]) -> set[int]:
+    """The numbers of those that answer; for some seconds the others still believe in one that was killed."""
+    listening = {node.number: node.address for node in nodes if answers(node.port)}
+    return listening.keys() & broker.known_brokers(listening.values()) if listening else set()
 
 
 def _addresses(state: _State) -> Addresses:

@@ -36,6 +36,8 @@ _SMALL = tuple(_varint(2 * number) for number in range(_TABLE))
 """Of the numbers from 0 on, which lengths mostly are."""
 _PAIRS = tuple(bytes((low | 0x80, high | 0x80)) for high in range(128) for low in range(128))
 """Of 14 bits that are not a number's last: two bytes of a varint."""
+_LAST = tuple(map(_varint, range(1 << 14)))
+"""Of 14 bits that are its last."""
 _double = Struct("<d").pack
 
 
@@ -50,7 +52,7 @@ def write_long(number: int) -> bytes:
     while number > 0x3FFF:
         head += _PAIRS[number & 0x3FFF]
         number >>= 14
-    return head + _varint(number)
+    return head + _LAST[number]
 
 
 def write_bytes(value: bytes) -> bytes:
@@ -68,7 +70,10 @@ def write_uuid(value: UUID) -> bytes:
 
 
 def write_time(time: datetime) -> bytes:
-    return write_long((time - _EPOCH) // _MICROSECOND)
+    number = (time - _EPOCH) // _MICROSECOND * 2
+    if not 1 << 42 < number < 1 << 56:  # from 1970 to 3111
+        return write_long(number // 2)
+    return _PAIRS[number & 0x3FFF] + _PAIRS[number >> 14 & 0x3FFF] + _PAIRS[number >> 28 & 0x3FFF] + _LAST[number >> 42]
 
 
 def write_boolean(value: bool) -> bytes:

@@ -23,7 +23,7 @@ from fastavro.read import SchemaResolutionError
 
 from esper.errors import DecodeError
 from esper.events import Content, Envelope, Event
-from esper.events.avro import record_writer
+from esper.events.avro import record_writer, write_long, write_string, write_time, write_uuid
 from esper.events.schemas import Schema, name_of, schema_of, unknown
 
 Convert = Callable[..., Any]
@@ -39,6 +39,28 @@ def encode(event: Event) -> bytes:
     """The Avro body of ``event``, by our schema of its content's class."""
     content_class: type = type(event.content)
     return _envelope(event.envelope) + record_writer(content_class)(event.content)
+
+
+def encode_run_event(
+    identity: bytes, time: datetime, writer: str, epoch: int, sequence: int, causes: tuple[UUID, ...], content: Content
+) -> bytes:
+    """What ``encode`` makes of a run's event, without its envelope as an object; ``identity`` is the id as text."""
+    content_class: type = type(content)
+    tail = b"\x00" if not causes else write_long(len(causes)) + b"".join(map(write_uuid, causes)) + b"\x00"
+    return b"".join(
+        (
+            b"\x48",
+            identity,
+            write_time(time),
+            write_string(writer),
+            b"\x02",
+            write_long(epoch),
+            b"\x02",
+            write_long(sequence),
+            tail,
+            record_writer(content_class)(content),
+        )
+    )
 
 
 def decode(schema: Schema, body: bytes) -> Event:

@@ -16,7 +16,13 @@ _encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 def run_event_id(run_id: str, epoch: int, sequence: int) -> UUID:
     """The id of a run's event: UUIDv5 of topic, key, fencing epoch and sequence."""
-    return _uuid5(_run_name(run_id, epoch) + b"%d]" % sequence)
+    return UUID(int=_uuid5(_run_name(run_id, epoch) + b"%d]" % sequence))
+
+
+def run_event_text(run_id: str, epoch: int, sequence: int) -> bytes:
+    """``run_event_id`` as ASCII text, without a UUID on the way: a run has one for each event."""
+    digits = f"{_uuid5(_run_name(run_id, epoch) + b'%d]' % sequence):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}".encode()
 
 
 def signal_id(run_id: str, issuer: str, nonce: str) -> UUID:
@@ -42,7 +48,7 @@ def kernel_seed(run_seed: int, name: str) -> int:
 
 def _id(*parts: str | int) -> UUID:
     """``uuid5(NAMESPACE, ...)`` of ``parts`` as JSON."""
-    return _uuid5(NAMESPACE.bytes + _encoded(parts).encode())
+    return UUID(int=_uuid5(NAMESPACE.bytes + _encoded(parts).encode()))
 
 
 @lru_cache(maxsize=256)
@@ -51,7 +57,7 @@ def _run_name(run_id: str, epoch: int) -> bytes:
     return NAMESPACE.bytes + _encoded(("esper.runs", run_id, epoch))[:-1].encode() + b","
 
 
-def _uuid5(name: bytes) -> UUID:
-    """UUIDv5 of ``name``, which begins with the namespace; in half of uuid5's time, for every event has an id."""
+def _uuid5(name: bytes) -> int:
+    """The number of the UUIDv5 of ``name``, which begins with the namespace."""
     number = int.from_bytes(sha1(name, usedforsecurity=False).digest()[:16], "big")
-    return UUID(int=number & _FREE | _VERSION_AND_VARIANT)
+    return number & _FREE | _VERSION_AND_VARIANT

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from esper.errors import DecodeError
 from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent
-from esper.events.codec import content_digest, decode, encode, maker
-from esper.events.ids import asset_id, run_event_id, signal_id
+from esper.events.codec import content_digest, decode, encode, encode_run_event, maker
+from esper.events.ids import asset_id, run_event_text, signal_id
 from esper.events.schemas import name_of, schema_of
 from esper.log.headers import Headers
 from esper.log.port import ASSETS, RUNS, SIGNALS, Entry, Record
@@ -27,8 +27,12 @@ def run_record(
     causes: tuple[UUID, ...] = (),
 ) -> Record:
     """The record of a run's event number ``sequence``, for ``Writer.append``. ``time`` has a zone."""
-    identity = run_event_id(run_id, epoch, sequence)
-    return record_of(RUNS, run_id, _envelope(identity, time, writer, epoch, sequence, causes), content)
+    identity = run_event_text(run_id, epoch, sequence)
+    value = encode_run_event(identity, time, writer, epoch, sequence, causes, content)
+    content_class: type = type(content)
+    headers = _headers(_constant(RUNS, run_id, content_class, writer), identity, time, causes)
+    record: Record = _record(RUNS, run_id, schema_of(content_class), value, headers, epoch, sequence)
+    return record
 
 
 def signal_record(
@@ -55,14 +59,15 @@ def event_of(entry: Entry) -> Event:
 def record_of(topic: str, key: str, envelope: Envelope, content: Content) -> Record:
     """The record of ``content`` with its headers."""
     content_class: type = type(content)
-    schema, value = schema_of(content_class), encode(Event(envelope, content))
-    identity = value[1:37]  # a body begins with the id as text
-    headers = _constant(topic, key, content_class, envelope.writer)
-    headers += ("ce_id", identity), ("ce_time", _iso(envelope.time))
-    if envelope.causes:
-        headers += (("causation_id", str(envelope.causes[0]).encode()),)
-    record: Record = _record(topic, key, schema, value, headers, envelope.epoch, envelope.sequence)
-    return record
+    identity = str(envelope.id).encode()
+    headers = _headers(_constant(topic, key, content_class, envelope.writer), identity, envelope.time, envelope.causes)
+    value = encode(Event(envelope, content))
+    return Record(topic, key, schema_of(content_class), value, headers, envelope.epoch, envelope.sequence)
+
+
+def _headers(constant: Headers, identity: bytes, time: datetime, causes: tuple[UUID, ...]) -> Headers:
+    own = ("ce_id", identity), ("ce_time", _iso(time))
+    return (*constant, *own, ("causation_id", str(causes[0]).encode())) if causes else constant + own
 
 
 def _iso(time: datetime) -> bytes:
@@ -80,7 +85,7 @@ def _second(days: int, seconds: int) -> str:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_record, _envelope = maker(Record), maker(Envelope)
+_record = maker(Record)
 
 
 @lru_cache(maxsize=1024)

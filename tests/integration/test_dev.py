@@ -113,6 +113,7 @@ def test_a_broker_that_was_killed_is_mended_by_up(esper, home):
     body = json.dumps({"schema": '"string"'}).encode()
     ask(f"{addresses.registry}/subjects/kept/versions", body)
     os.kill(Cluster(home).process(1).pid, signal.SIGKILL)
+    assert esper("dev", "status").code == 1
     result = esper("dev", "up", "--json")
     assert result.code == 0, result.err
     assert result.json == {"log": addresses.log, "registry": addresses.registry}

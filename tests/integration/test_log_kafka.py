@@ -15,9 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
-from esper.cli.main import main
 from esper.errors import LogError, RecordTooLarge, UsageError
 from esper.events.runs import AlertRaised, BoundaryReached, CheckpointCommitted
 from esper.events.schemas import UNKNOWN, schema_from_json, schema_named, schema_of
@@ -26,7 +24,6 @@ from esper.log.kafka.address import Address
 from esper.log.kafka.frames import head
 from esper.log.kafka.index import RUN_INDEX, RunIndex, index_bytes
 from esper.log.kafka.log import KafkaLog
-from esper.log.kafka.topics import TOPICS, drift, make_topics, register_schemas
 from esper.log.partitions import partition_of
 from esper.log.port import ASSETS, MAX_BYTES, PARTITIONS, RUNS, SIGNALS, Record
 from esper.log.records import run_record
@@ -321,63 +318,6 @@ def test_prefixes_keep_logs_on_one_cluster_apart(kafka_log_url: Callable[[], str
         assert position.topic == RUNS
         assert list(two.read(RUNS)) == []
         assert one.log_id != two.log_id
-
-
-# Topics
-
-
-def test_topics_init_makes_what_is_missing_and_says_what_differs(
-    url: str, log: KafkaLog, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["topics", "init", "--log", url]) == 0
-    assert "none, all were there" in capsys.readouterr().out
-    assert make_topics(log) == drift(log) == []
-    resource = ConfigResource(ResourceType.TOPIC, log.address.named(SIGNALS))
-    resource.add_incremental_config(ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET))
-    for future in log.cluster.admin.incremental_alter_configs([resource]).values():
-        future.result()
-    assert main(["topics", "init", "--log", url]) == 1
-    told = capsys.readouterr()
-    assert f"{log.address.named(SIGNALS)} has retention.ms=1000, not 7776000000" in told.err
-    assert "kafka-configs.sh" in told.err
-
-
-def test_the_topics_are_made_as_the_design_says(log: KafkaLog) -> None:
-    described = (
-        TOPICS["esper.run-index"]["cleanup.policy"],
-        TOPICS[RUNS]["retention.ms"],
-        TOPICS[SIGNALS]["retention.ms"],
-    )
-    assert described == ("compact", "-1", str(90 * 24 * 3600 * 1000))
-    assert drift(log) == []
-    assert register_schemas(log) == register_schemas(log) > 20
-
-
-def test_a_topic_with_other_partitions_is_refused(kafka_log_url: Callable[[], str]) -> None:
-    elsewhere = Address.parse(kafka_log_url())
-    with closing(open_kafka(f"{elsewhere.url}-wrong")) as log:
-        futures = log.cluster.admin.create_topics([NewTopic(log.address.named(RUNS), 5, 1)])
-        for future in futures.values():
-            future.result()
-        make_topics(log)
-        for use in (lambda: log.open_writer("run"), lambda: log.read(RUNS)):
-            with pytest.raises(LogError, match="has 5 partitions, but needs 12"):
-                use()
-        assert [line for line in drift(log) if "5 partitions, not 12" in line]
-
-
-def test_a_missing_topic_names_the_command_that_makes_it(kafka_log_url: Callable[[], str]) -> None:
-    elsewhere = Address.parse(kafka_log_url())
-    with closing(open_kafka(f"{elsewhere.url}-none")) as log:
-        for use in (
-            lambda: log.open_writer("run"),
-            lambda: log.read(RUNS, "run"),
-            lambda: next(log.follow(RUNS, "run", stop=threading.Event())),
-            lambda: log.signal(Record(SIGNALS, "run", SCHEMA, b"")),
-        ):
-            with pytest.raises(LogError, match=r"is missing on .*; run `esper topics init --log kafka://"):
-                use()
-        assert list(log.read("another.topic")) == []
 
 
 # What is not there

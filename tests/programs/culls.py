@@ -9,13 +9,13 @@ in a file of this program's own, apart from Esper's checkpoints; each restoratio
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import moons
 
+from esper.events.ids import signal_id
 from esper.events.runs import Evidence, SeedTransitioned
 from esper.events.signals import CommandIssued
 from esper.kasmina import generators
@@ -47,7 +47,8 @@ def by_command(stage: Stage) -> None:
     def answer(self: Boundary, tx: Any, commands: Any, step: int) -> Any:
         seed = victim(tx.state, stage)
         content = CommandIssued(command="cull", seed=seed, issuer="test", nonce=f"{seed}", reason="")
-        commands = [*commands, Command(uuid.uuid5(uuid.NAMESPACE_DNS, str(seed)), content)] if seed else commands
+        identity = signal_id(tx.state.run_id, content.issuer, content.nonce)
+        commands = [*commands, Command(identity, content)] if seed else commands
         return original(self, tx, commands, step)
 
     Boundary.answer = answer  # type: ignore[method-assign]

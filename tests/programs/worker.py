@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from faust.tables.base import Collection
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -90,14 +91,7 @@ def patience() -> None:
 
 def json_tables() -> None:
     """Faust's codec, which raises."""
-    made = tables.Pieces.__init__
-
-    def decoding(self: Any, given: Any, name: str) -> None:
-        made(self, given, name)
-        self.key_type = self.value_type = None
-        self.key_serializer = self.value_serializer = "json"
-
-    tables.Pieces.__init__ = decoding
+    Collection._serializer_from_type = lambda self, kind: "json"
 
 
 def awake() -> None:

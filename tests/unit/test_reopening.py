@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -326,6 +327,23 @@ def test_a_log_that_stays_away_ends_it_when_patience_is_over(life: Callable[...,
     with pytest.raises(LogError, match=r"log sqlite:///.* did not answer for 0\.3 s.*resume.*broker is away"):
         run.submit(alert(1))
     assert time.monotonic() - began < 5
+
+
+def test_a_journal_that_was_closed_while_it_opened_a_writer_writes_nothing_more(
+    life: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "CLOSING", 0.1)
+    asked, answer = threading.Event(), threading.Event()
+    run = life(None, "lost before")
+    run.begin()
+    before = len(run.events())
+    run.log.before_open = lambda: asked.set() or answer.wait(10) and None
+    run.submit(alert(1), wait=False)
+    assert asked.wait(10)
+    run.journal.close()
+    answer.set()  # the log is back, and perhaps the run is resumed in this process
+    run.journal._thread.join(10)
+    assert len(run.events()) == before
 
 
 @pytest.mark.parametrize("error", [RecordTooLarge("too large"), SequenceGap("a gap"), SequenceConflict("two")])

@@ -47,7 +47,7 @@ _READING = Right("GROUP", READERS, ("READ",))
 _FENCING = Right("TRANSACTIONAL_ID", WRITERS, ("WRITE", "DESCRIBE"), prefix=True)
 _TABLES = [
     Right("TOPIC", VIEWS, ("READ", "WRITE", "CREATE", "DELETE", "DESCRIBE", "DESCRIBE_CONFIGS"), prefix=True),
-    Right("GROUP", VIEWS, ("READ",), prefix=True),
+    Right("GROUP", VIEWS, ("READ", "DELETE"), prefix=True),
 ]
 ROLES: dict[str, list[Right]] = {
     "trainer": [

@@ -82,13 +82,19 @@ class KafkaLog:
         def delivered(error: KafkaError | None, message: Message) -> None:
             outcome.append((error, message.partition() or 0, message.offset() or 0))
 
-        producer = self._producer
-        producer.produce(real, value, record.key.encode(), headers=list(record.headers), on_delivery=delivered)
-        while not outcome:  # the client gives up by itself
-            producer.poll(0.05)
-        error, partition, offset = outcome[0]
-        if error is not None:
-            raise self.cluster.error(f"sending to {record.topic}", KafkaException(error))
+        headers: list[tuple[str, str | bytes | None]] = list(record.headers)
+        try:
+            self._producer.produce(real, value, record.key.encode(), headers=headers, on_delivery=delivered)
+            while not outcome:  # the client gives up by itself
+                self._producer.poll(0.05)
+        except KafkaException as error:
+            self.__dict__.pop("_producer", None)  # a fatal one; the next signal gets another client
+            raise self.cluster.error(f"sending to {record.topic}", error) from error
+        except BufferError as error:
+            raise LogError(f"{self.cluster.address.servers}: too much waits to be sent; look at the brokers") from error
+        failure, partition, offset = outcome[0]
+        if failure is not None:
+            raise self.cluster.error(f"sending to {record.topic}", KafkaException(failure))
         return Position(record.topic, partition, offset)
 
     def read(self, topic: str, key: str | None = None, after: Position | None = None) -> Iterator[Entry]:

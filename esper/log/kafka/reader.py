@@ -30,6 +30,8 @@ Message: TypeAlias = Any
 EPOCH, SEQUENCE = "esper_epoch", "esper_sequence"
 """The adapter's own headers, the last two of a record on ``esper.runs``."""
 BATCH = 1000
+ASKING = 2.0
+"""Seconds to wait for one broker, which may have been killed, before the next is asked who leads now."""
 SILENCE = 30.0
 """Seconds without a message after which a read gives up."""
 SETTLING = 35.0
@@ -52,6 +54,7 @@ _PASSING = frozenset(
         KafkaError._TRANSPORT,
         KafkaError._TIMED_OUT,
         KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._NOENT,  # "no leaders found": told while leaders change
         KafkaError._WAIT_COORD,
         KafkaError._MAX_POLL_EXCEEDED,
     }
@@ -118,13 +121,17 @@ class Reader:
         wanted = {TopicPartition(real, partition): latest for partition in partitions}
         deadline = time.monotonic() + ANSWER
         while True:
-            futures = self._cluster.admin.list_offsets(wanted, isolation_level=isolation, request_timeout=ANSWER)
+            futures = self._cluster.admin.list_offsets(wanted, isolation_level=isolation, request_timeout=ASKING)
             try:
-                return {asked.partition: future.result(timeout=ANSWER + 1).offset for asked, future in futures.items()}
+                found = {asked.partition: future.result(timeout=ANSWER).offset for asked, future in futures.items()}
+                if min(found.values(), default=0) >= 0:
+                    return found
+                trouble = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # told as an offset, not as an error
             except KafkaException as error:
-                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
-                    raise self._cluster.error(f"asking where {topic} ends", error) from error
-                self._refresh(real)
+                trouble = error
+            if trouble.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                raise self._cluster.error(f"asking where {topic} ends", trouble) from trouble
+            self._refresh(real)
 
     def messages(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
         """Committed messages from offset ``start`` (OFFSET_BEGINNING: from the first there is) to before ``end``."""
@@ -149,7 +156,7 @@ class Reader:
                         f"at the brokers"
                     )
                 good = [message for message in batch if message.error() is None]
-                at_end = len(good) < len(batch) and self._at_end(topic, batch)
+                at_end = len(good) < len(batch) and self._at_end(topic, batch, end)
                 if good and good[-1].offset() >= end - 1:
                     yield [message for message in good if message.offset() < end]
                     return
@@ -158,31 +165,37 @@ class Reader:
                 if at_end:
                     return
 
-    def _at_end(self, topic: str, batch: list[Message]) -> bool:
-        """Whether the client came to the partition's end; raises LogError for what waiting does not mend."""
-        errors = [error for message in batch if (error := message.error()) is not None]
-        for error in errors:
-            if error.code() != KafkaError._PARTITION_EOF:
+    def _at_end(self, topic: str, batch: list[Message], end: int) -> bool:
+        """Whether the client came to the end that was asked for: a broker that has just begun to lead may tell an
+        earlier one for a moment. Raises LogError for what waiting does not mend."""
+        reached = False
+        for message in batch:
+            if (error := message.error()) is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:
+                reached |= message.offset() >= end
+            else:
                 self.check(topic, error)
-        return any(error.code() == KafkaError._PARTITION_EOF for error in errors)
+        return reached
 
     def coming(self, topic: str, starts: dict[int, int], stop: threading.Event) -> Iterator[Message]:
         """Committed messages from these offsets on, and what comes after, until ``stop`` is set."""
         real = self._cluster.address.named(topic)
         lent = _Lent(self._cluster.consumer(fetch_wait_max_ms=500))
-        consumer = lent.consumer
         try:
-            consumer.assign([TopicPartition(real, partition, start) for partition, start in starts.items()])
+            lent.consumer.assign([TopicPartition(real, partition, start) for partition, start in starts.items()])
             while not stop.is_set():
-                for message in _batch(consumer, 0.1):
+                for message in _batch(lent.consumer, 0.1):
                     if stop.is_set():
                         return
                     if (error := message.error()) is not None:
                         self.check(topic, error)
                     else:
                         yield message
+        except KafkaException as failure:
+            raise self._cluster.error(f"following {topic}", failure) from failure
         finally:
-            consumer.close()
+            lent.consumer.close()
 
     def entry(self, topic: str, message: Message) -> Entry:
         """``message`` as the port has it."""
