@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -53,6 +54,12 @@ class RegistrySettings(BaseSettings):
     username: str | None = Field(None, description="user of HTTP basic authentication")
     password: SecretStr | None = Field(None, description="its password")
     ca: Path | None = Field(None, description="PEM file of the authority that signed its certificate")
+
+    @model_validator(mode="after")
+    def _no_secret_in_the_url(self) -> Self:
+        if "@" in urlsplit(self.url).netloc:  # which is printed
+            raise ValueError("name user and password in ESPER_REGISTRY_USERNAME and _PASSWORD, not in ESPER_REGISTRY")
+        return self
 
 
 def kafka_settings() -> KafkaSettings:

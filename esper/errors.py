@@ -19,6 +19,7 @@ EsperError
 ├── LogError                the log could not be read or written
 │   ├── Fenced              another trainer took the run over
 │   ├── WriterLost          the log gave the writer up, though no other took over
+│   ├── LogRefused          it answers, but a right is missing or a schema does not fit
 │   ├── RecordTooLarge      one record is bigger than any log takes
 │   ├── SequenceGap         events are missing
 │   │   └── Quarantined     one of them is there but cannot be read
@@ -114,6 +115,10 @@ class WriterLost(LogError):
 
     Open another writer, read the run, write what is missing.
     """
+
+
+class LogRefused(LogError):
+    """Waiting does not help: a right is missing, or a schema could not read what was written before."""
 
 
 class RecordTooLarge(LogError):

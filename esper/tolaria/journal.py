@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from esper.errors import Fenced, LogError, RecordTooLarge, SequenceConflict, SequenceGap, WriterLost
+from esper.errors import Fenced, LogError, LogRefused, RecordTooLarge, SequenceConflict, SequenceGap, WriterLost
 from esper.events import AssetContent, RunContent
 from esper.events.codec import decode
 from esper.log.port import RUNS, Record, Writer
@@ -32,7 +32,7 @@ logger = logging.getLogger("esper")
 CLOSING = 5.0  # seconds that a closing journal gives its last transactions
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to append
 _chance = random.Random()  # the process's own generators belong to the training
-FINAL = (Fenced, SequenceGap, SequenceConflict, RecordTooLarge)  # trying again cannot help
+FINAL = (Fenced, LogRefused, SequenceGap, SequenceConflict, RecordTooLarge)  # trying again cannot help
 
 
 class Transaction:
@@ -232,6 +232,9 @@ class Journal:
     def _reopen(self, sent: list[Record], transaction: Transaction) -> bool:
         """Go on with another writer; returns whether ``sent``, the last records of the lost one, were committed."""
         reopened = self._writers.reopen(sent, self._tail)
+        if self._closing.is_set():  # too late: another may have the run by now
+            reopened.writer.close()
+            raise LogError("the journal was closed")
         self._writer.close()
         self._writer, self._tail, self._doubtful = reopened.writer, reopened.tail, None
         if reopened.committed:

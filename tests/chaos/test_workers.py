@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from esper.cli.main import main
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from esper.log.port import PARTITIONS
+from esper.log.port import PARTITIONS, RUNS
 from tests.integration.command import wait_until
 from tests.workers import Worker, await_exit, changelog, digests, free_port, made_run, write_run, write_run_on
 
@@ -132,6 +134,7 @@ def test_the_partitions_of_a_killed_worker_move_and_lists_say_which_did_not_answ
     assert ask[first]("/api/v1/runs", token=None)[0] == 401
     assert ask[first]("/api/v1/runs", token="another token, wrong")[0] == 401
     assert ask[first]("/metrics", token=None)[0] == 401
+    assert ask[first]("/api/v1/runs", token="\xff\xfe no text at all")[0] == 401
     assert ask[first]("/ready", token=None)[0] == 200
 
     lost = ask[second]("/ready")[1]["partitions"]
@@ -248,6 +251,23 @@ def test_a_new_generation_is_filled_and_the_workers_follow(url, start, capsys):
     more = made_run(9, 4)
     write_run(url, "after", more)
     worker.await_run("after", len(more))
+
+
+def test_a_rebuild_after_one_that_was_killed_begins_anew(url, capsys):
+    log, _ = topic_of(url)
+    events = made_run(0, 5)
+    write_run(url, "run", events)
+    ends = log.reader.ends(RUNS, range(PARTITIONS))
+    killed = Consumer({"bootstrap.servers": log.address.servers, "group.id": log.address.named("esper-views-2")})
+    places = [TopicPartition(log.address.named(RUNS), partition, end) for partition, end in ends.items()]
+    killed.commit(offsets=places, asynchronous=False)  # it had come that far
+    killed.close()
+    subprocess.run(
+        [sys.executable, "-m", "esper", "views", "rebuild", "--log", url], capture_output=True, timeout=60, check=True
+    )
+    assert verified(url, capsys)["runs"] == 1
+    assert {key for key, _ in changelog(url, generation=2)} >= {"run"}
+    log.close()
 
 
 def self_signed(folder: Path) -> Path:

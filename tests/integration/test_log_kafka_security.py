@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -235,6 +236,28 @@ def test_settings_become_options_of_the_client(tmp_path: Path) -> None:
     assert "s3cret" not in repr(secret)
     with pytest.raises((UsageError, ValueError), match="ESPER_KAFKA_USERNAME"):
         KafkaSettings(security="sasl_ssl", mechanism="PLAIN")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ESPER_REGISTRY", "http://user:s3cret@127.0.0.1:1", "ESPER_REGISTRY_USERNAME and _PASSWORD"),
+        ("ESPER_LOG", "kafka://user:s3cret@127.0.0.1:1", "kafka://HOST:PORT"),
+        ("ESPER_KAFKA_OPTIONS", '{"no.such.option": "1"}', "ESPER_KAFKA_.*no.such.option"),
+        ("ESPER_KAFKA_OPTIONS", '{"sasl.password": "s3cret"', "ESPER_KAFKA_"),
+    ],
+)
+def test_settings_that_are_none_are_one_line_without_a_secret(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ESPER_LOG", "kafka://127.0.0.1:1")
+    monkeypatch.setenv("ESPER_REGISTRY", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    assert main(["runs"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(told, said)
+    assert said.count("\n") == 1
+    assert "s3cret" not in said
 
 
 def test_every_topic_has_someone_who_may_read_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.errors import LogError
+from esper.errors import LogError, LogRefused
 from esper.events.runs import CommandAccepted, CommandRejected
+from esper.events.schemas import schema_from_json
 from esper.events.signals import CommandIssued
 from esper.log import open_log
+from esper.log.kafka.log import KafkaLog
+from esper.log.kafka.registry import subject_of
+from esper.log.port import RUNS
 from esper.log.records import signal_record
 from tests.integration.command import runner
 from tests.integration.test_signals import at
@@ -45,6 +50,24 @@ def send(home: Path, *contents: CommandIssued) -> None:
 
 def command(kind: str, nonce: str) -> CommandIssued:
     return CommandIssued(command=kind, seed=None, issuer="test", nonce=nonce, reason="")
+
+
+def test_a_schema_that_does_not_fit_ends_a_training_at_once(home: Path) -> None:
+    log = open_log((home / LOG_URL).read_text())
+    assert isinstance(log, KafkaLog)
+    subject = subject_of(log.address.named(RUNS), "esper.runs.RunStarted")
+    other = {
+        "type": "record",
+        "name": "RunStarted",
+        "namespace": "esper.runs",
+        "fields": [{"name": "a", "type": "int"}],
+    }
+    log.registry.subjects.registered(subject, schema_from_json(json.dumps(other)))
+    log.close()
+    began = time.monotonic()
+    with pytest.raises(LogRefused, match=rf"{subject}.*esper schemas check --registry"):
+        Loop(home, more={"log": log.url}).begin()
+    assert time.monotonic() - began < 20
 
 
 def test_of_two_commands_with_one_nonce_the_first_counts_and_the_other_is_told_of(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from esper.errors import Fenced, LogError, RecordTooLarge, SequenceConflict, SequenceGap
+from esper.errors import Fenced, LogError, LogRefused, RecordTooLarge, SequenceConflict, SequenceGap
 from esper.events import Event
 from esper.events.assets import KernelRequested
 from esper.events.codec import decode
@@ -337,7 +337,7 @@ def test_a_journal_that_was_closed_while_it_opened_a_writer_writes_nothing_more(
     run = life(None, "lost before")
     run.begin()
     before = len(run.events())
-    run.log.before_open = lambda: asked.set() or answer.wait(10) and None
+    run.log.before_open = lambda: asked.set() or (answer.wait(10) and None)
     run.submit(alert(1), wait=False)
     assert asked.wait(10)
     run.journal.close()
@@ -346,7 +346,9 @@ def test_a_journal_that_was_closed_while_it_opened_a_writer_writes_nothing_more(
     assert len(run.events()) == before
 
 
-@pytest.mark.parametrize("error", [RecordTooLarge("too large"), SequenceGap("a gap"), SequenceConflict("two")])
+@pytest.mark.parametrize(
+    "error", [RecordTooLarge("too large"), LogRefused("no right"), SequenceGap("a gap"), SequenceConflict("two")]
+)
 def test_an_error_that_stays_ends_it_at_once(error: LogError, life: Callable[..., Life]) -> None:
     run = life()
     run.begin()

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from esper.connections import KafkaSettings
-from esper.errors import LogError
+from esper.errors import LogError, LogRefused, UsageError
 from esper.log.kafka.address import READERS, Address
 from esper.log.port import MAX_BYTES, RUNS
 
@@ -61,11 +61,15 @@ class Cluster:
 
     @property
     def admin(self) -> AdminClient:
-        """The administration client; raises LogError if no broker answers or takes our credentials."""
+        """The administration client; raises UsageError for settings that the client does not take, LogError if no broker
+        answers or takes our credentials."""
         with self._lock:
             if self._admin is None:
                 trouble = Trouble()
-                admin = AdminClient(self._options(trouble))
+                try:
+                    admin = AdminClient(self._options(trouble))
+                except KafkaException as error:  # an option that there is not, a file that cannot be read
+                    raise UsageError(f"environment variables ESPER_KAFKA_*: {told(error.args[0])}") from error
                 self._connect(admin, trouble)
                 self._admin = admin
             return self._admin
@@ -100,7 +104,8 @@ class Cluster:
     def error(self, what: str, error: KafkaException) -> LogError:
         """``error`` in words, and what to do about it."""
         cause: KafkaError = error.args[0]
-        return LogError(f"{self.address.servers}: {what}: {told(cause)}{_remedy(cause)}")
+        kind = LogRefused if _denied(cause) else LogError
+        return kind(f"{self.address.servers}: {what}: {told(cause)}{_remedy(cause)}")
 
     def close(self) -> None:
         with self._lock:
@@ -207,8 +212,12 @@ _CREDENTIALS = "check ESPER_KAFKA_SECURITY, _MECHANISM, _USERNAME, _PASSWORD and
 _RIGHTS = "; this user lacks the right: `esper topics init --acls` prints and sets what each needs"
 
 
+def _denied(error: KafkaError) -> bool:
+    return "AUTHORIZATION_FAILED" in error.name()
+
+
 def _remedy(error: KafkaError) -> str:
-    if "AUTHORIZATION_FAILED" in error.name():
+    if _denied(error):
         return _RIGHTS
     if error.code() in _REFUSALS:
         return f"; {_CREDENTIALS}"

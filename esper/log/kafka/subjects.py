@@ -15,7 +15,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from esper.connections import RegistrySettings
-from esper.errors import LogError
+from esper.errors import LogError, LogRefused
 from esper.events.schemas import Schema
 
 _http = importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") else "httpx")  # the client's own choice
@@ -121,9 +121,9 @@ class Subjects:
     def _failure(self, error: SchemaRegistryError, what: str) -> LogError:
         where = f"{self._name}: {what}"
         if error.http_status_code in _DENIED:
-            return LogError(f"{where}: it refuses us; check ESPER_REGISTRY_USERNAME and ESPER_REGISTRY_PASSWORD")
+            return LogRefused(f"{where}: it refuses us; check ESPER_REGISTRY_USERNAME and ESPER_REGISTRY_PASSWORD")
         if error.http_status_code in _INCOMPATIBLE:
-            return LogError(
+            return LogRefused(
                 f"{where}: it would not read what was written before ({error.error_message}); give new fields a "
                 f"default and change no type; `esper schemas check --registry` says which field it is"
             )

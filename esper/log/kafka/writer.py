@@ -198,11 +198,13 @@ def _commit_claim(log: KafkaLog, transactions: Transactions, run_id: str, claim:
 
 def _rival(log: KafkaLog, run_id: str, claim: RunIndex, transactions: Transactions) -> int | None:
     """The epoch of whoever fenced the writer with this claim; None if nobody shows up soon."""
-    deadline = time.monotonic() + GRACE
-    while True:
-        newest = log.newest_epoch(run_id, claim)
+    deadline = None
+    while not transactions.closing:
+        newest = log.newest_epoch(run_id, claim)  # may wait long, for what a rival waits for too
         if newest > claim.epoch:
             return newest
-        if time.monotonic() > deadline or transactions.closing:
+        deadline = deadline or time.monotonic() + GRACE
+        if time.monotonic() > deadline:
             return None
         time.sleep(0.1)
+    return None
