@@ -53,7 +53,8 @@ def test_the_wheel_holds_nothing_but_esper(wheel):
     tops = {name.split("/")[0] for name in names}
     (info,) = (top for top in tops if top.endswith(".dist-info"))
     assert tops == {"esper", "streams", info}
-    schemas = {f"esper/schemas/{path.relative_to(REPOSITORY / 'schemas')}" for path in (REPOSITORY / "schemas").rglob("*.*")}
+    folder = REPOSITORY / "schemas"
+    schemas = {f"esper/schemas/{path.relative_to(folder)}" for path in folder.rglob("*.*")}
     assert schemas <= set(names)
     data = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "esper").rglob("*.json")}
     assert data

@@ -30,7 +30,8 @@ class Address:
         if match is None or not all(map(_SERVER.fullmatch, match["servers"].split(","))):
             shown = re.sub("//[^/]*@", "//***@", url)
             raise UsageError(
-                f"{shown!r} is not a log on Kafka; write kafka://HOST:PORT[,HOST:PORT...][/PREFIX] (letters, digits, ._-)"
+                f"{shown!r} is not a log on Kafka; write kafka://HOST:PORT[,HOST:PORT...][/PREFIX] (letters, digits, "
+                "._-)"
             )
         return cls(match["servers"], match["prefix"] or "")
 

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -61,8 +60,11 @@ class Cluster:
 
     @property
     def admin(self) -> AdminClient:
-        """The administration client; raises UsageError for settings that the client does not take, LogError if no broker
-        answers or takes our credentials."""
+        """The administration client.
+
+        Raises UsageError for settings that the client does not take, LogError if no broker answers or takes our
+        credentials.
+        """
         with self._lock:
             if self._admin is None:
                 trouble = Trouble()
@@ -195,17 +197,6 @@ def told(error: KafkaError) -> str:
     """The error's text, without the client's and thread's names."""
     text = re.sub(r" \(after \d+ms in state [^)]*\)|/bootstrap(?=:)", "", " ".join(error.str().split()))
     return text.split("]: ", 1)[-1] if text.startswith("[thrd") else text
-
-
-def retried(call: Callable[[float], T], deadline: float) -> T:
-    """``call(timeout)``, again while its error says that this may help, until ``deadline`` (of time.monotonic)."""
-    while True:
-        try:
-            return call(max(0.1, min(5.0, deadline - time.monotonic())))
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 _CREDENTIALS = "check ESPER_KAFKA_SECURITY, _MECHANISM, _USERNAME, _PASSWORD and _CA"
