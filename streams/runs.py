@@ -83,6 +83,7 @@ class Runs:
         view = self._views.get(run_id)
         if view is None:
             view = await self._loaded(ticket, entry, partition)
+        self._views.move_to_end(run_id)
         before = view.state.sequence
         event, changed = view.take(entry)
         for unreadable in self._unreadable:

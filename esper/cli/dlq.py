@@ -57,9 +57,9 @@ def show(place: Place, position: str) -> None:
         print_json(_told(letter) | {"value": letter.content.value, "headers": _headers(letter)})
         return
     for name, value in _told(letter).items():
-        click.echo(f"  {name:<12}{'' if value is None else value}")
+        click.echo(f"  {name:<12}{'' if value is None else _printable(str(value))}")
     for name, value in _headers(letter):
-        click.echo(f"  header      {name}: {value}")
+        click.echo(f"  header      {_printable(name)}: {_printable(value)}")
     content = letter.content
     cut = f" (the first {len(content.value):,} of {content.size:,} bytes)" if len(content.value) < content.size else ""
     click.echo(f"  value       {content.value.hex()}{cut}")
@@ -168,4 +168,10 @@ def _row(letter: Letter) -> tuple[str, ...]:
     content = letter.content
     schema = content.schema or ("" if content.schema_id is None else f"id {content.schema_id}")
     written = f"{letter.time.astimezone():%Y-%m-%d %H:%M}"
-    return (content.source, content.error, schema, content.key, f"{content.size:,}", written, letter.outcome or "no")
+    cells = (content.source, content.error, schema, content.key, f"{content.size:,}", written, letter.outcome or "no")
+    return tuple(map(_printable, cells))
+
+
+def _printable(text: str) -> str:
+    """``text`` with its control characters escaped: what strangers wrote must not steer a terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -58,6 +58,7 @@ class KafkaLog:
         self.reader = Reader(self.cluster, self.registry)
         self.index = Index(self.reader, self.registry)
         self._partitions: dict[str, int] = {}
+        self._written: set[str] = set()  # runs whose writer was opened here
         self._lock = threading.Lock()
         self._closed = False
         keep(self)
@@ -70,6 +71,7 @@ class KafkaLog:
 
     def open_writer(self, run_id: str, *, copied: int | None = None) -> KafkaWriter:
         self._open()
+        self._written.add(run_id)
         return open_writer(self, run_id, copied)
 
     def signal(self, record: Record) -> Position:
@@ -103,10 +105,12 @@ class KafkaLog:
         partitions = self.partitions(topic)
         if not partitions:
             return iter(())
-        ends = self.reader.ends(topic, range(partitions) if key is None else [self.partition(key)])
         if key is None:
-            return self._all(topic, ends)
-        return self._keyed(topic, key, start, *next(iter(ends.items())))
+            return self._all(topic, self.reader.ends(topic, range(partitions)))
+        partition = self.partition(key)
+        if topic == RUNS and key in self._written:  # its writer knows how far it goes: nothing may hide the last events
+            return self._keyed(topic, key, start, partition, self.reader.settled_end(topic, partition))
+        return self._keyed(topic, key, start, partition, self.reader.ends(topic, [partition])[partition])
 
     def follow(
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event

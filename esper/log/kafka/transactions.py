@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -45,6 +46,8 @@ class Transactions:
             transactional_id=transactional_id, transaction_timeout_ms=round(timeout * 1000), linger_ms=5
         )
         keep(self)
+        with suppress(KafkaException):  # without a connection the client looks for the coordinator 0.5 s later
+            self._producer.list_topics("__transaction_state", timeout=STEP)
         try:
             self._repeat(self._producer.init_transactions, deadline)
         except KafkaException as error:

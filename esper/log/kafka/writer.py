@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ PATIENCE = 120.0
 GRACE = 2.0
 """Seconds in which whoever fenced us must have claimed its epoch."""
 _position = maker(Position)
+_chance = random.Random()  # the global generator is part of the training's state
 CHECKPOINT = "esper.runs.CheckpointCommitted"
 
 
@@ -139,11 +141,15 @@ class KafkaWriter:
     def _verdict(self, loss: ProducerLost) -> LogError:
         """Why the brokers gave this writer up: a later one shows itself in the log; an outage does not."""
         self._transactions.close()
-        try:
-            rival = _rival(self._log, self.run_id, self._index, self._transactions)
-        except LogError as error:
-            return self._lost(f"{loss}; and {error}")
-        return self._lost(str(loss)) if rival is None else Fenced(self.run_id, rival)
+        deadline = time.monotonic() + self._log.patience
+        while True:
+            try:
+                rival = _rival(self._log, self.run_id, self._index, self._transactions)
+                return self._lost(str(loss)) if rival is None else Fenced(self.run_id, rival)
+            except LogError as error:  # the brokers are still away: whoever fenced us cannot be seen yet
+                if self._transactions.closing or time.monotonic() > deadline:
+                    return self._lost(f"{loss}; and {error}")
+                time.sleep(_chance.uniform(0.2, 1.0))
 
     def _lost(self, why: str) -> WriterLost:
         return WriterLost(
