@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -33,6 +34,16 @@ class Access(BaseSettings):
     ca: Path | None = Field(None, description="PEM file of the authority that signed the workers' certificates")
 
 
+def _check_free(host: str, port: int) -> None:
+    """Raise UsageError where the port is taken; who serves there may be the first of several workers."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"{host}:{port} cannot be served at ({error.strerror}); name another --port") from error
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that the views are served at.")
 @click.option("--port", default=7780, show_default=True, type=click.IntRange(1, 65535), help="And its port.")
@@ -44,6 +55,9 @@ def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str)
 
     Start one or several. Beyond loopback ESPER_WORKER_TOKEN, ESPER_WORKER_CERTIFICATE and ESPER_WORKER_KEY are needed.
     """
+    if not re.fullmatch(r"\w[\w.-]*", name):  # it names a folder and a member of the group
+        raise UsageError(f"--name {name!r} is no worker's name; use letters, digits and ._- only")
+    _check_free(host, port)
     access = _access(host)
     log = _kafka(place)
     for topic in (RUNS, SIGNALS, ASSETS, DEADLETTER):

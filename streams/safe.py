@@ -190,9 +190,10 @@ class Watch:
         self._thread.start()
 
     def check_awake(self) -> None:
-        """End a process that slept longer than its session: others have its partitions and write there."""
+        """End a process that slept so long that others may have its partitions and write there: its session, less
+        the time since its last sign of life."""
         slept = time.monotonic() - self._beat
-        if slept > SESSION:
+        if slept > SESSION - HEARTBEAT:
             end(f"this worker did not run for {slept:.0f} s, so others have taken over; start it again")
 
     def _run(self) -> None:

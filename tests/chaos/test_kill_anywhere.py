@@ -53,7 +53,8 @@ def kill_again_and_again(
     progress.close()
     trainer = start(bool(events(home, run_id)))
     assert trainer.exit_status() == 0, trainer.output
-    assert rerun(home, run_id) > 0
+    if kills == KILLS:  # half of them may all fall right behind a checkpoint
+        assert rerun(home, run_id) > 0
     assert_whole(home, run_id)
 
 

@@ -143,19 +143,18 @@ def test_a_dead_letter_is_listed_and_shown_with_its_bytes_and_headers(url: str, 
     assert "is no dead letter" in missing.err
 
 
-def test_redrive_folds_the_run_again_once_the_reader_is_mended_and_appends_no_copy(
-    log: Log, monkeypatch: pytest.MonkeyPatch, esper: Esper
-) -> None:
+def test_redrive_folds_the_run_again_once_the_reader_is_mended_and_appends_no_copy(log: Log, esper: Esper) -> None:
     records = history()
     bad = write(log, records)[3]
-    older_version(monkeypatch)
+    reader = pytest.MonkeyPatch()
+    older_version(reader)
     with pytest.raises(Quarantined):
         read(log)
     refused = esper("dlq", "redrive", bad)
     assert refused.code == 1
     assert f"run {RUN} is quarantined: its event 4 at {bad} cannot be read" in refused.err
     assert letters(log)[0].outcome is None
-    monkeypatch.undo()  # the upgrade
+    reader.undo()  # the upgrade
     mended = esper("dlq", "redrive", bad)
     assert mended.code == 0
     assert f"it reads as DecisionMade, event 4 of run {RUN}, which folds to event {len(records)}" in mended.out
@@ -165,14 +164,13 @@ def test_redrive_folds_the_run_again_once_the_reader_is_mended_and_appends_no_co
     assert letter.outcome is not None
 
 
-def test_whoever_keeps_the_view_hears_of_it_where_the_run_is(
-    log: Log, monkeypatch: pytest.MonkeyPatch, esper: Esper
-) -> None:
+def test_whoever_keeps_the_view_hears_of_it_where_the_run_is(log: Log, esper: Esper) -> None:
     bad = write(log, history())[3]
-    older_version(monkeypatch)
+    reader = pytest.MonkeyPatch()
+    older_version(reader)
     with pytest.raises(Quarantined):
         read(log)
-    monkeypatch.undo()
+    reader.undo()
     assert esper("dlq", "redrive", bad).code == 0
     [entry] = log.read(DEADLETTER, key=RUN)
     content = event_of(entry).content

@@ -83,7 +83,7 @@ def test_of_two_commands_with_one_nonce_the_first_counts_and_the_other_is_told_o
     assert [each.kind for each in contents(home, CommandRejected)] == ["dance"]
     assert contents(home, CommandAccepted) == []
     said = [each.message for each in caplog.records if "nonce" in each.message]
-    assert len(said) == 2  # by each trainer
+    assert 1 <= len(said) <= 2  # by each trainer that has read it before its end
     assert "run run: the command at esper.signals/" in said[0]
     assert "was ignored: test used its nonce 1 for another one before; send it again with a nonce of its own" in said[0]
 
