@@ -53,7 +53,7 @@ schemas: .venv/complete
 # Without Fashion-MNIST the suite says which tests it left out.
 test: .venv/complete lint
 	@tools/fashion-mnist.sh || echo "test: going on without Fashion-MNIST"
-	@echo "test: running the suite; usually 5 to 10 minutes on 2 cores"
+	@echo "test: running the suite; usually 20 to 30 minutes on 2 cores, of which Kafka takes most"
 	@$(BIN)/python -m pytest $(TESTS)
 
 # apache/kafka, or an image built here; not within a test, whose time is limited.
