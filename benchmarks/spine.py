@@ -12,7 +12,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import pairwise
@@ -62,17 +62,7 @@ def dormant_run(task: Task) -> list[Figure]:
     with temporary_home() as home:
         run, under = under_esper(task, home)
         arms = [bare(task), bare(task), under]
-        taken: list[list[float]] = [[], [], []]
-        for arm in arms:
-            advance(arm, OFFSET)
-        order, draw = [0, 1, 2], random.Random(0)
-        with no_collection():
-            for _ in range(BLOCKS + 1):
-                draw.shuffle(order)
-                for index in order:
-                    began = time.perf_counter()
-                    advance(arms[index], per_block)
-                    taken[index].append(time.perf_counter() - began)
+        taken = interleaved(arms, per_block)
         run.finish()
         following = following_share(home)
     first, again, ours = (each[1:] for each in taken)
@@ -88,6 +78,22 @@ def dormant_run(task: Task) -> list[Figure]:
 
 def dormant_settings(task: Task) -> Settings:
     return settings_from(["policy.seeds=0"], task.settings)
+
+
+def interleaved(arms: Sequence[Iterator[None]], steps: int) -> list[list[float]]:
+    """For each arm the seconds of its blocks of ``steps``, which take turns in a drawn order; the first warms up."""
+    for arm in arms:
+        advance(arm, OFFSET)
+    taken: list[list[float]] = [[] for _ in arms]
+    order, draw = list(range(len(arms))), random.Random(0)
+    with no_collection():
+        for _ in range(BLOCKS + 1):
+            draw.shuffle(order)
+            for index in order:
+                began = time.perf_counter()
+                advance(arms[index], steps)
+                taken[index].append(time.perf_counter() - began)
+    return taken
 
 
 def advance(arm: Iterator[None], steps: int) -> None:

@@ -6,18 +6,14 @@ The broker runs on the same machine. A run without Esper's log is measured by th
 from __future__ import annotations
 
 import math
-import random
 import statistics
-import time
 
 from benchmarks.brokers import kafka_log
-from benchmarks.dormant import no_collection
 from benchmarks.report import Figure, at_least, at_most, temporary_home
-from benchmarks.spine import OFFSET, advance, demo_task, dormant_settings, under_esper
+from benchmarks.spine import demo_task, dormant_settings, interleaved, under_esper
 from esper.settings import settings_from
 
 TITLE = "the demo's training on Kafka against the same on the embedded log"
-BLOCKS = 12
 APART = 0.1  # seconds between two boundaries, at least
 
 
@@ -32,17 +28,7 @@ def figures() -> list[Figure]:
         again, again_steps = under_esper(task, f"{home}/b", log=f"sqlite:///{home}/b/log.db", settings=chosen)
         on_kafka, on_kafka_steps = under_esper(task, f"{home}/c", log=url, settings=chosen)
         arms = [embedded_steps, again_steps, on_kafka_steps]
-        for arm in arms:
-            advance(arm, OFFSET)
-        taken: list[list[float]] = [[], [], []]
-        order, draw = [0, 1, 2], random.Random(0)
-        with no_collection():
-            for _ in range(BLOCKS + 1):
-                draw.shuffle(order)
-                for index in order:
-                    began = time.perf_counter()
-                    advance(arms[index], per_block)
-                    taken[index].append(time.perf_counter() - began)
+        taken = interleaved(arms, per_block)
         for run in (embedded, again, on_kafka):
             run.finish()
     first, second, ours = (each[1:] for each in taken)

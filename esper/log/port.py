@@ -10,7 +10,8 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from esper.errors import UsageError
@@ -68,6 +69,12 @@ class Entry:
     timestamp: datetime
     record: Record
     error: str | None = None
+
+
+@lru_cache(maxsize=256)
+def utc(milliseconds: int) -> datetime:
+    """An entry's timestamp, from the milliseconds since 1970 that logs keep; neighbours often have the same."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 class Writer(Protocol):

@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
-from functools import lru_cache
 from heapq import merge
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -27,7 +25,7 @@ from esper.log.checks import check_signal, check_sizes, following, start_offset
 from esper.log.database import Database
 from esper.log.headers import pack, unpack
 from esper.log.partitions import partition_of
-from esper.log.port import SIGNALS, Entry, Position, Record
+from esper.log.port import SIGNALS, Entry, Position, Record, utc
 
 POLL = 0.1
 """Seconds between two looks of ``follow`` at the log's end."""
@@ -134,7 +132,7 @@ class SqliteLog:
             for offset, schema_id, value, headers, timestamp, epoch, sequence in rows:
                 schema, error = self._schemas.get(schema_id) or self._schema(schema_id)
                 record = Record(topic, key, schema, value, unpack(headers), epoch, sequence)
-                yield Entry(Position(topic, partition, offset), _time(timestamp), record, error)
+                yield Entry(Position(topic, partition, offset), utc(timestamp), record, error)
             start = rows[-1][0]
 
     def _chunk(self, stream: int, start: int, end: int, share: int) -> list[tuple[Any, ...]]:
@@ -271,8 +269,3 @@ def _schema_id(connection: apsw.Connection, schema: Schema) -> int:
     known = connection.execute("SELECT id FROM schemas WHERE fingerprint = ?", (schema.fingerprint,)).get
     insertion = "INSERT INTO schemas (fingerprint, json) VALUES (?, ?) RETURNING id"
     return int(known or connection.execute(insertion, (schema.fingerprint, schema.json)).get)
-
-
-@lru_cache(maxsize=256)
-def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

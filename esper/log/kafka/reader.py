@@ -8,8 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
@@ -22,7 +20,7 @@ from esper.log.headers import Headers
 from esper.log.kafka.clients import ANSWER, Cluster, keep
 from esper.log.kafka.frames import LENGTH, schema_id
 from esper.log.kafka.registry import Registry
-from esper.log.port import RUNS, Entry, Position, Record
+from esper.log.port import RUNS, Entry, Position, Record, utc
 
 Message: TypeAlias = Any
 """The client's message; its stubs make every part of it optional."""
@@ -212,7 +210,7 @@ class Reader:
         headers, epoch, sequence = _headers(topic, message.headers())
         position = _position(topic, message.partition(), message.offset())
         record = _record(topic, text, schema, body, headers, epoch, sequence)
-        entry: Entry = _entry(position, _time(message.timestamp()[1]), record, error)
+        entry: Entry = _entry(position, utc(message.timestamp()[1]), record, error)
         return entry
 
     def check(self, topic: str, error: KafkaError) -> None:
@@ -292,8 +290,3 @@ def _headers(topic: str, given: list[tuple[str, bytes]] | None) -> tuple[Headers
         except (ValueError, TypeError):
             pass
     return tuple(given), None, None
-
-
-@lru_cache(maxsize=256)
-def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
