@@ -5,9 +5,11 @@ The image is apache/kafka where it can be pulled, else one that ``tools/kafka-im
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,14 @@ class Images:
 
 def answers() -> bool:
     """Whether a Docker daemon answers, the one of ``DOCKER_HOST`` or the machine's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the client leaves its socket open when nobody answers
+        found = _answers()
+        gc.collect()
+    return found
+
+
+def _answers() -> bool:
     try:
         client = DockerClient(timeout=3).client
         try:
