@@ -6,7 +6,9 @@ second, and so is waiting for the commit. Bare decoding is fastavro's, of the sa
 
 from __future__ import annotations
 
+import queue
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -24,6 +26,7 @@ from esper.log import open_log
 from esper.log.ordering import in_order
 from esper.log.port import RUNS, Log, Record, Writer
 from esper.log.records import run_record
+from esper.settings import LogSettings
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
 
@@ -32,12 +35,43 @@ TITLE = "the log on Kafka, one writer, one broker on this machine"
 
 def figures() -> list[Figure]:
     with kafka_log() as url, closing(open_log(url)) as log:
-        return [*append(log, 1000, 40_000, 60), *append(log, 100, 5_000, 300), *read_decode_fold(log)]
+        return [
+            *two_threads(log, 1000, 40_000, 200),
+            *one_thread(log, 1000, 200),
+            *two_threads(log, 100, 5_000, 500),
+            *one_thread(log, 100, 500),
+            *read_decode_fold(log),
+        ]
 
 
-def append(log: Log, batch: int, target: int, rounds: int, warm_up: int = 10) -> list[Figure]:
-    """Transactions of ``batch`` events, one after another, until they are acknowledged."""
-    writer = log.open_writer(f"{RUN}-{batch}")
+def two_threads(log: Log, batch: int, target: int, rounds: int, warm_up: int = 100) -> list[Figure]:
+    """Transactions of ``batch`` events until all are acknowledged, by a broker that is warm: as in a trainer, one
+    thread makes the records and another appends them."""
+    writer = log.open_writer(f"{RUN}-two-{batch}")
+    made: queue.Queue[list[Record] | None] = queue.Queue(LogSettings().buffer)
+    contents = [boundary(place) for place in range(batch)]
+    ends: list[float] = []
+
+    def appending() -> None:
+        while (records := made.get()) is not None:
+            writer.append(records)
+            ends.append(time.perf_counter())
+
+    thread = threading.Thread(target=appending)
+    with no_collection():
+        thread.start()
+        for number in range(warm_up + rounds):
+            made.put(_records(writer, contents, number * batch))
+        made.put(None)
+        thread.join()
+    writer.close()
+    took = ends[-1] - ends[warm_up - 1]
+    return [at_least(f"append, {batch} a transaction, events/s", batch * rounds / took, target)]
+
+
+def one_thread(log: Log, batch: int, rounds: int, warm_up: int = 100) -> list[Figure]:
+    """The same by one thread, which makes a transaction's records, appends them, and only then makes the next's."""
+    writer = log.open_writer(f"{RUN}-one-{batch}")
     making, committing = [], []
     contents = [boundary(place) for place in range(batch)]
     with no_collection():
@@ -53,7 +87,7 @@ def append(log: Log, batch: int, target: int, rounds: int, warm_up: int = 10) ->
     whole = sum(making) + sum(committing)
     slowest = sorted(committing)
     return [
-        at_least(f"append, {batch} a transaction, events/s", batch * rounds / whole, target),
+        Figure("  by one thread alone, events/s", batch * rounds / whole),
         Figure(f"  making a record, {batch} at a time, microseconds", statistics.median(making) / batch * 1e6),
         Figure(f"  commit of {batch}, milliseconds, p50", slowest[len(slowest) // 2] * 1000),
         Figure(f"  commit of {batch}, milliseconds, p99", slowest[len(slowest) * 99 // 100] * 1000),

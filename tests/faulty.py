@@ -40,7 +40,7 @@ class FaultyWriter:
         self._writer, self._log = writer, log
         self._lost = False
 
-    def append(self, records: Sequence[Record]) -> list[Position]:
+    def append(self, records: Sequence[Record]) -> Position | None:
         fault = next(self._log.faults, None)
         if fault == "away":
             raise LogError("the broker is away")
@@ -48,10 +48,10 @@ class FaultyWriter:
         self._lost = fault is not None
         if fault == "lost before":
             raise WriterLost("the writer was given up")
-        positions = self._writer.append(records)
+        position = self._writer.append(records)
         if fault == "lost after":
             raise WriterLost("the writer was given up")
-        return positions
+        return position
 
     def close(self) -> None:
         self._writer.close()

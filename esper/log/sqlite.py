@@ -25,7 +25,7 @@ from esper.log.checks import check_signal, check_sizes, following, start_offset
 from esper.log.database import Database
 from esper.log.headers import pack, unpack
 from esper.log.partitions import partition_of
-from esper.log.port import SIGNALS, Entry, Position, Record, utc
+from esper.log.port import RUNS, SIGNALS, Entry, Position, Record, utc
 
 POLL = 0.1
 """Seconds between two looks of ``follow`` at the log's end."""
@@ -171,14 +171,14 @@ class SqliteWriter:
         self._lock = threading.Lock()
         self._closed = False
 
-    def append(self, records: Sequence[Record]) -> list[Position]:
+    def append(self, records: Sequence[Record]) -> Position | None:
         with self._lock:
             if self._closed:
                 raise LogError(f"run {self.run_id}: its writer was closed; open another")
             last = following(records, self.run_id, self.epoch, self._last, self._copied)
             check_sizes(records)
             if not records:
-                return []
+                return None
             try:
                 positions = self._commit(records, last)
             except (Fenced, SequenceGap):
@@ -190,7 +190,7 @@ class SqliteWriter:
                     raise
                 positions = found
             self._last, self._offset = last, positions[-1].offset
-            return positions
+            return next((position for position in reversed(positions) if position.topic == RUNS), None)
 
     def close(self) -> None:
         self._closed = True

@@ -222,12 +222,12 @@ class Journal:
             return
         records = renumbered([*self._head, *transaction.records], self._writer.epoch, self._tail.sequence)
         try:
-            positions = self._writer.append(records)
+            position = self._writer.append(records)
         except WriterLost:
             self._doubtful = records
             raise
-        last = max(index for index, record in enumerate(records) if record.topic == RUNS)
-        self._settle(transaction, Tail(self._writer.epoch, records[last].sequence or 0, positions[last]))
+        last = next(record for record in reversed(records) if record.topic == RUNS)
+        self._settle(transaction, Tail(self._writer.epoch, last.sequence or 0, position))
 
     def _reopen(self, sent: list[Record], transaction: Transaction) -> bool:
         """Go on with another writer; returns whether ``sent``, the last records of the lost one, were committed."""

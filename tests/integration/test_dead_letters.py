@@ -67,7 +67,8 @@ def history() -> list[Record]:
 
 
 def write(log: Log, records: list[Record]) -> list[Position]:
-    return log.open_writer(RUN).append(records)
+    log.open_writer(RUN).append(records)
+    return [entry.position for entry in log.read(RUNS, key=RUN)]
 
 
 def read(log: Log, key: str = RUN) -> RunState:

@@ -197,16 +197,19 @@ def index(log: KafkaLog, run_id: str, entry: RunIndex) -> None:
 def test_the_index_has_the_runs_first_event_and_its_newest_checkpoint(log: KafkaLog) -> None:
     other, run = neighbours("run", 1)[0], "run"
     log.open_writer(other).append([event(other, 1, number) for number in range(1, 6)])
-    first, *_ = log.open_writer(run).append([event(run, 1, 1), event(run, 1, 2)])
+    log.open_writer(run).append([event(run, 1, 1), event(run, 1, 2)])
+    first = next(iter(log.read(RUNS, run))).position
     found = log.index.of(run)
     assert found is not None
     assert (found.epoch, found.first, found.checkpoint) == (1, first.offset, None)
     writer = log.open_writer(run)
     checkpoint = replace(event(run, 2, 3), schema=schema_of(CheckpointCommitted))
-    position, *_ = writer.append([checkpoint, event(run, 2, 4)])
+    last = writer.append([checkpoint, event(run, 2, 4)])
+    *_, position, end = (entry.position for entry in log.read(RUNS, run))
     found = log.index.of(run)
     assert found is not None
     assert (found.epoch, found.first, found.checkpoint) == (2, first.offset, position.offset)
+    assert last == end
 
 
 def test_a_read_begins_at_the_runs_first_event_and_a_writer_at_its_last_checkpoint(
@@ -215,9 +218,11 @@ def test_a_read_begins_at_the_runs_first_event_and_a_writer_at_its_last_checkpoi
     other = neighbours("run", 1)[0]
     log.open_writer(other).append([event(other, 1, number) for number in range(1, 2001)])
     writer = log.open_writer("run")
-    [first] = writer.append([event("run", 1, 1)])
-    [checkpoint] = writer.append([replace(event("run", 1, 2), schema=schema_of(CheckpointCommitted))])
+    first = writer.append([event("run", 1, 1)])
+    checkpoint = writer.append([replace(event("run", 1, 2), schema=schema_of(CheckpointCommitted))])
     writer.append([event("run", 1, 3)])
+    assert first is not None
+    assert checkpoint is not None
     starts = []
     whole = log.reader.messages
 
@@ -244,8 +249,8 @@ def test_a_read_begins_at_the_runs_first_event_and_a_writer_at_its_last_checkpoi
 def test_an_index_that_is_wrong_or_missing_changes_nothing(log: KafkaLog, wrong: RunIndex) -> None:
     other = neighbours("run", 1)[0]
     log.open_writer(other).append([event(other, 1, number) for number in range(1, 6)])
-    [_, second, *_] = log.open_writer("run").append([event("run", 1, number) for number in range(1, 5)])
-    assert second.offset == 7
+    log.open_writer("run").append([event("run", 1, number) for number in range(1, 5)])
+    assert [entry.position.offset for entry in log.read(RUNS, "run")][1] == 7
     index(log, "run", wrong)
     with closing(open_kafka(log.url)) as fresh:
         assert [entry.record.sequence for entry in fresh.read(RUNS, "run")] == [1, 2, 3, 4]
@@ -314,7 +319,8 @@ def test_prefixes_keep_logs_on_one_cluster_apart(kafka_log_url: Callable[[], str
     with closing(open_kafka(kafka_log_url())) as one, closing(open_kafka(kafka_log_url())) as two:
         first = one.open_writer("run")
         assert two.open_writer("run").epoch == 1
-        [position] = first.append([event("run", 1, 1)])
+        position = first.append([event("run", 1, 1)])
+        assert position is not None
         assert position.topic == RUNS
         assert list(two.read(RUNS)) == []
         assert one.log_id != two.log_id

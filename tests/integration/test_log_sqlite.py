@@ -267,12 +267,12 @@ def test_a_commit_that_reports_an_error_is_not_written_twice(log: Log, failing_a
     writer = log.open_writer("run")
     writer.append([event("run", 1, 1)])
     failing_after_commit.append("planted")
-    positions = writer.append([event("run", 1, 2), asset("a"), event("run", 1, 3)])
+    last = writer.append([event("run", 1, 2), event("run", 1, 3), asset("a")])
     assert failing_after_commit == []
-    assert [position.topic for position in positions] == [RUNS, ASSETS, RUNS]
+    assert last == list(log.read(RUNS))[-1].position
     writer.append([event("run", 1, 4)])
     assert [record.sequence for record in read(log, RUNS)] == [1, 2, 3, 4]
-    assert [entry.position for entry in log.read(ASSETS)] == [positions[1]]
+    assert len(read(log, ASSETS)) == 1
 
 
 @pytest.mark.parametrize("records", [[event("run", 1, 1), asset("a")], [asset("a"), asset("a")]])
@@ -290,7 +290,8 @@ def test_a_commit_of_unknown_fate_is_looked_up_when_repeated(
             writer.append(records)  # type: ignore[arg-type]
     with pytest.raises(SequenceGap, match="committed after all"):
         writer.append([asset("b")] * 2)
-    assert len(writer.append(records)) == 2  # type: ignore[arg-type]
+    last = writer.append(records)  # type: ignore[arg-type]
+    assert last == next((entry.position for entry in log.read(RUNS)), None)
     assert len(read(log, RUNS)) + len(read(log, ASSETS)) == 2
 
 

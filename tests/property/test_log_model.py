@@ -67,10 +67,13 @@ class LogMachine(RuleBasedStateMachine):
             with pytest.raises((Fenced, SequenceGap)):
                 writer.append(records)
             return
-        positions = writer.append(records)
+        position = writer.append(records)
         self.lasts[writer.run_id] = last
-        for position, record in zip(positions, records, strict=True):
-            self.held[record.topic, record.key].append((position, record))
+        for record in records:
+            self.held[record.topic, record.key].append(self.new(record.topic, record.key))
+            assert self.held[record.topic, record.key][-1][1] == record
+        of_run = [place for place, _ in self.held[RUNS, writer.run_id]]
+        assert position == (of_run[-1] if any(parts_of_run for parts_of_run, *_ in parts) else None)
 
     @rule(writer=writers, skip=st.sampled_from([-1, 1, 5]))
     def append_with_a_gap(self, writer: Writer, skip: int) -> None:
@@ -116,6 +119,11 @@ class LogMachine(RuleBasedStateMachine):
                     parts[partition_of(key)] += held
             wanted = [item for part in parts for item in sorted(part, key=lambda item: item[0])]
             assert self.read(0, topic) == wanted
+
+    def new(self, topic: str, key: str) -> tuple[Position, Record]:
+        """The first record there that the model does not know yet."""
+        held = self.held[topic, key]
+        return self.read(0, topic, key, held[-1][0] if held else None)[0]
 
     def read(
         self, place: int, topic: str, key: str | None = None, after: Position | None = None

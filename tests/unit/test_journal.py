@@ -34,12 +34,12 @@ class SlowLog:
         self.appended: list[Sequence[Record]] = []
         self.closed = False
 
-    def append(self, records: Sequence[Record]) -> list[Position]:
+    def append(self, records: Sequence[Record]) -> Position:
         if self.error is not None:
             raise self.error
         self.open.wait(10)
         self.appended.append(records)
-        return [Position(RUNS, 0, record.sequence or 0) for record in records]
+        return Position(RUNS, 0, records[-1].sequence or 0)
 
     def close(self) -> None:
         self.closed = True

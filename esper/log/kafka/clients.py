@@ -43,6 +43,7 @@ _WRITER = {
     "acks": "all",
     "enable.idempotence": True,
     "partitioner": "murmur2_random",
+    "compression.type": "lz4",  # headers repeat themselves
     "message.max.bytes": MAX_BYTES + OVERHEAD,
     "queue.buffering.max.messages": 1_000_000,
     "queue.buffering.max.kbytes": 256 << 10,

@@ -163,7 +163,7 @@ class KafkaLog:
     def index_message(self, run_id: str, index: RunIndex) -> Outgoing:
         real = self.writable(RUN_INDEX)
         framed = head(self.registry.id_of(real, index_schema())) + index_bytes(index)
-        return real, run_id.encode(), framed, []
+        return real, run_id.encode(), framed, [], False
 
     def newest_epoch(self, run_id: str, hint: RunIndex) -> int:
         """The newest epoch that the log knows of, in the index or in the run."""

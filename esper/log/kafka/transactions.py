@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -16,10 +16,9 @@ from esper.log.kafka.clients import Cluster, keep, told
 STEP = 2.0
 """Seconds of one call into the client, so that a closed writer is noticed."""
 
-_CONSEQUENCES = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
-Offsets = dict[tuple[str, int], deque[int]]
-Message = tuple[str, bytes, bytes, list[tuple[str, str | bytes | None]]]
-"""Real topic, key, value, headers."""
+_CONSEQUENCES = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._STATE})
+Message = tuple[str, bytes, bytes, list[tuple[str, str | bytes | None]], bool]
+"""Real topic, key, value, headers, and whether its offset is wanted: to be told of it costs as much as to send it."""
 
 
 class ProducerLost(Exception):
@@ -53,22 +52,23 @@ class Transactions:
         except KafkaException as error:
             raise cluster.error(f"starting {transactional_id}", error) from error
 
-    def write(self, messages: Iterable[Message], deadline: float) -> Offsets:
-        """Send ``messages`` in the open transaction (one is begun if need be); the offsets that each real topic's
-        partitions gave them, in order."""
+    def write(self, messages: Iterable[Message], deadline: float) -> dict[int, int]:
+        """Send ``messages`` in the open transaction; the wanted offsets, by the messages' places among them. Some are
+        missing if messages were refused: then ``commit`` will say so."""
         producer = self._alive()
-        offsets: Offsets = defaultdict(deque)
+        offsets: dict[int, int] = {}
 
-        def delivered(error: KafkaError | None, message: Any) -> None:
+        def delivered(place: int, error: KafkaError | None, message: Any) -> None:
             if error is None:
-                offsets[message.topic(), message.partition()].append(message.offset())
+                offsets[place] = message.offset()
             elif self._failed is None or self._failed.code() in _CONSEQUENCES:
                 self._failed = error
 
-        for topic, key, value, headers in messages:
+        for place, (topic, key, value, headers, wanted) in enumerate(messages):
+            report = partial(delivered, place) if wanted else None
             while True:
                 try:
-                    producer.produce(topic, value, key, headers=headers, on_delivery=delivered)
+                    producer.produce(topic, value, key, headers=headers, on_delivery=report)
                     break
                 except BufferError:
                     self._overdue(deadline)

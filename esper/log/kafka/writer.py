@@ -5,18 +5,16 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esper.errors import Fenced, LogError, WriterLost
-from esper.events.codec import maker
 from esper.log.checks import check_sizes, following
 from esper.log.kafka.frames import head
 from esper.log.kafka.index import RUN_INDEX, RunIndex, index_schema
 from esper.log.kafka.reader import EPOCH, SEQUENCE
-from esper.log.kafka.transactions import Message, Offsets, OutOfStep, ProducerLost, Transactions
+from esper.log.kafka.transactions import Message, OutOfStep, ProducerLost, Transactions
 from esper.log.port import RUNS, Position, Record
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ PATIENCE = 120.0
 """Seconds that one append waits for brokers that do not answer."""
 GRACE = 2.0
 """Seconds in which whoever fenced us must have claimed its epoch."""
-_position = maker(Position)
 _chance = random.Random()  # the global generator is part of the training's state
 CHECKPOINT = "esper.runs.CheckpointCommitted"
 
@@ -49,17 +46,17 @@ class KafkaWriter:
         self._dead: LogError | None = None
         self._lock = threading.Lock()
 
-    def append(self, records: Sequence[Record]) -> list[Position]:
+    def append(self, records: Sequence[Record]) -> Position | None:
         with self._lock:
             if self._dead is not None:
                 raise self._dead
             last = following(records, self.run_id, self.epoch, self._last, self._copied)
             check_sizes(records)
             if not records:
-                return []
+                return None
             messages = list(self._messages(records))  # registers schemas, so it comes before the transaction
             try:
-                positions, index = self._commit(records, messages, time.monotonic() + self._log.patience)
+                position, index = self._commit(records, messages, time.monotonic() + self._log.patience)
             except ProducerLost as loss:
                 self._dead = self._verdict(loss)
                 raise self._dead from loss
@@ -70,7 +67,7 @@ class KafkaWriter:
                 self._transactions.close()
                 raise
             self._last, self._index = last, index
-            return positions
+            return position
 
     def close(self) -> None:
         """Also ends an append that waits for the brokers."""
@@ -82,8 +79,8 @@ class KafkaWriter:
 
     def _commit(
         self, records: Sequence[Record], messages: Sequence[Message], deadline: float
-    ) -> tuple[list[Position], RunIndex]:
-        """The records' positions, and what the index says now."""
+    ) -> tuple[Position | None, RunIndex]:
+        """Where the run's last event is, and what the index says now."""
         try:
             return self._commit_once(records, messages, deadline)
         except OutOfStep:
@@ -91,51 +88,39 @@ class KafkaWriter:
 
     def _commit_once(
         self, records: Sequence[Record], messages: Sequence[Message], deadline: float
-    ) -> tuple[list[Position], RunIndex]:
+    ) -> tuple[Position | None, RunIndex]:
         self._transactions.begin()
         offsets = self._transactions.write(messages, deadline)
-        positions = self._positions(records, offsets)
-        index = self._indexed(records, positions)
+        index = self._index_with(records, offsets)
         if index != self._index:
             self._transactions.write([self._log.index_message(self.run_id, index)], deadline)
         self._transactions.commit(deadline)
-        return positions, index
+        if not offsets:
+            return None, index
+        return Position(RUNS, self._log.partition(self.run_id), offsets[max(offsets)]), index
 
     def _messages(self, records: Sequence[Record]) -> Iterator[Message]:
-        log, heads, names = self._log, {}, {}
+        log, last = self._log, _last_of(records)
+        places: dict[tuple[str, str], tuple[str, bytes]] = {}
         for record in records:
-            topic = record.topic
-            place = topic, record.schema.fingerprint
-            if place not in heads:
-                names[topic] = log.writable(topic)
-                heads[place] = head(log.registry.id_of(names[topic], record.schema))
-            headers: list[tuple[str, str | bytes | None]] = list(record.headers)
-            if topic == RUNS:
+            kind = record.topic, record.schema.fingerprint
+            if kind not in places:
+                real = log.writable(record.topic)
+                places[kind] = real, head(log.registry.id_of(real, record.schema))
+            topic, frame = places[kind]
+            headers: list[tuple[str, str | bytes | None]] = [*record.headers]
+            if record.topic == RUNS:
                 headers += (EPOCH, str(record.epoch).encode()), (SEQUENCE, str(record.sequence).encode())
-            yield names[topic], record.key.encode(), heads[place] + record.value, headers
+            yield topic, record.key.encode(), frame + record.value, headers, record is last or _indexed(record)
 
-    def _positions(self, records: Sequence[Record], offsets: Offsets) -> list[Position]:
-        """Where the brokers put the records; a part of them if some were refused, for then nothing is committed."""
-        positions, places = [], {}
-        for record in records:
-            if (record.topic, record.key) not in places:
-                partition = self._log.partition(record.key)
-                given = offsets.get((self._log.address.named(record.topic), partition), deque())
-                places[record.topic, record.key] = partition, given.popleft, given
-            partition, next_offset, left = places[record.topic, record.key]
-            if left:
-                positions.append(_position(record.topic, partition, next_offset()))
-        return positions
-
-    def _indexed(self, records: Sequence[Record], positions: Sequence[Position]) -> RunIndex:
+    def _index_with(self, records: Sequence[Record], offsets: Mapping[int, int]) -> RunIndex:
         """The run's index record once ``records`` are committed."""
         index = self._index
-        for record, position in zip(records, positions, strict=False):
-            if record.topic == RUNS:
-                if record.sequence == 1:
-                    index = replace(index, first=position.offset)
-                if record.schema.name == CHECKPOINT:
-                    index = replace(index, checkpoint=position.offset)
+        for place, offset in offsets.items():
+            if records[place].sequence == 1:
+                index = replace(index, first=offset)
+            if records[place].schema.name == CHECKPOINT:
+                index = replace(index, checkpoint=offset)
         return index
 
     def _verdict(self, loss: ProducerLost) -> LogError:
@@ -156,6 +141,16 @@ class KafkaWriter:
             f"run {self.run_id}: the brokers gave up its writer of epoch {self.epoch} ({why}), and no other trainer "
             f"took over; whether its last events are in the log is unknown: resume the run"
         )
+
+
+def _last_of(records: Sequence[Record]) -> Record | None:
+    """The last of the run's own events among ``records``."""
+    return next((record for record in reversed(records) if record.topic == RUNS), None)
+
+
+def _indexed(record: Record) -> bool:
+    """Whether the index says where this record is."""
+    return record.topic == RUNS and (record.sequence == 1 or record.schema.name == CHECKPOINT)
 
 
 def open_writer(log: KafkaLog, run_id: str, copied: int | None = None) -> KafkaWriter:
