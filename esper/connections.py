@@ -71,7 +71,10 @@ def registry_settings() -> RegistrySettings:
     """The environment's; raises UsageError where ``ESPER_REGISTRY`` is not set."""
     settings = _read(RegistrySettings)
     if not settings.url:
-        raise UsageError("a log on Kafka needs a schema registry; set ESPER_REGISTRY=http://host:port")
+        raise UsageError(
+            "a log on Kafka needs a schema registry; set ESPER_REGISTRY to its base URL (Apicurio's is "
+            "http://HOST:PORT/apis/ccompat/v7; `esper dev status` prints a local one's)"
+        )
     return settings
 
 

@@ -10,9 +10,22 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json
 from esper.cli.reading import existing_log, log_with, run_ids
-from esper.errors import EsperError, UsageError
+from esper.errors import (
+    DecodeError,
+    EsperError,
+    Fenced,
+    RecordTooLarge,
+    RunExists,
+    RunNotFound,
+    SequenceConflict,
+    SequenceGap,
+    UsageError,
+)
 from esper.log import open_log
 from esper.log.copy import Copied, copy_run
+
+_OF_ONE_RUN = (RunExists, RunNotFound, SequenceGap, SequenceConflict, RecordTooLarge, DecodeError, Fenced)
+"""Errors that the next run need not meet; any other is one of the logs themselves."""
 
 
 @click.command()
@@ -43,6 +56,8 @@ def copy(place: Place, source_url: str, destination_url: str, run_id: str | None
                 raise
             told.append({"run_id": each, "error": str(error)})
             click.echo(f"esper: {error}", err=True)
+            if not isinstance(error, _OF_ONE_RUN):
+                break
             continue
         told.append(asdict(copied))
         if not place.json:

@@ -35,14 +35,14 @@ def dev() -> None:
 
 
 @dev.command()
-@click.option("--brokers", type=click.IntRange(1, 3), help="1, or 3 with replication.  [default: 1]")
+@click.option("--brokers", type=click.Choice(["1", "3"]), help="How many; 3 keep copies of all data.  [default: 1]")
 @_options
-def up(cluster: Cluster, as_json: bool, brokers: int | None) -> None:
+def up(cluster: Cluster, as_json: bool, brokers: str | None) -> None:
     """Start what does not run, wait until it answers, make the topics, and print the addresses.
 
     Data and addresses stay the same from one start to the next.
     """
-    addresses = cluster.up(brokers, say=_say)
+    addresses = cluster.up(None if brokers is None else int(brokers), say=_say)
     _make_topics(addresses)
     if as_json:
         print_json({"log": addresses.log, "registry": addresses.registry})

@@ -126,11 +126,13 @@ def _kind(event: Event) -> str:
 
 
 def _entry(log: Log, source: Position, letter: Letter | None) -> Entry:
-    """The record at ``source``."""
+    """The record at ``source``; raises LogError where there is none, or none any more."""
     key = None if letter is None else letter.content.key
     for entry in log.read(source.topic, key=key):
         if entry.position == source:
             return entry
+    if letter is None:
+        raise LogError("there is no record at that place, and no dead letter; `esper dlq list` shows them all")
     raise LogError(f"there is no record at {source} any more; what it held is in `esper dlq show {source}`")
 
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,23 @@ def _kafka(place: Place) -> Iterator[Finding]:
             yield Finding("broker", "ok", f"{server} is Kafka {line or 'of a release that it does not tell'}")
 
 
+def _registry(place: Place) -> Iterator[Finding]:
+    """The schema registry, which a log on Kafka needs."""
+    if not place.log.startswith("kafka://"):
+        return
+    from esper.connections import registry_settings
+    from esper.log.kafka.subjects import Subjects
+
+    try:
+        settings = registry_settings()
+        with closing(Subjects(settings)) as subjects:
+            count = subjects.count()
+    except EsperError as error:
+        yield Finding("registry", "broken", str(error))
+    else:
+        yield Finding("registry", "ok", f"{settings.url}: {count} subjects")
+
+
 def _java(place: Place) -> Iterator[Finding]:
     """What ``esper dev up`` needs."""
     from esper.dev.jars import java, java_version, maven
@@ -180,4 +198,4 @@ def _digits() -> object:
     return digits.data_file()
 
 
-_LOOKS = (_python, _torch, _packages, _sqlite, _adapters, _kafka, _java, _home, _data)
+_LOOKS = (_python, _torch, _packages, _sqlite, _adapters, _kafka, _registry, _java, _home, _data)

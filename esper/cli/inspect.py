@@ -57,8 +57,8 @@ def _run(log: Log, run_id: str) -> dict[str, Any]:
 
     def noting(entries: Iterable[tuple[Entry, Event]]) -> Iterable[Event]:
         nonlocal first, last
-        for entry, event in entries:
-            first, last = first or entry.timestamp, entry.timestamp
+        for _, event in entries:
+            first, last = first or event.envelope.time, event.envelope.time
             yield event
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
@@ -40,12 +41,29 @@ def kafka_log(place: Place) -> KafkaLog:
     return log
 
 
+def check_answers(place: Place) -> None:
+    """Raise LogError now if a log on Kafka cannot be reached or has no topics: torch takes seconds to import."""
+    if place.log.startswith("kafka://"):
+        with closing(kafka_log(place)) as log:
+            log.writable(RUNS)
+
+
 def run_ids(log: Log) -> list[str]:
     """The names of all runs, the one begun first at the front."""
     begun: dict[str, datetime] = {}
     for entry in log.read(RUNS):
-        begun.setdefault(entry.record.key, entry.timestamp)
+        if entry.record.key not in begun:
+            begun[entry.record.key] = _written(entry)
     return sorted(begun, key=lambda run_id: (begun[run_id], run_id))
+
+
+def _written(entry: Entry) -> datetime:
+    """When the event was made, which a copy of it keeps; where nothing says so, when this log took it."""
+    try:
+        made = datetime.fromisoformat(dict(entry.record.headers)["ce_time"].decode())
+    except (KeyError, ValueError):
+        return entry.timestamp
+    return entry.timestamp if made.tzinfo is None else made
 
 
 def log_with(place: Place, run_id: str) -> Log:

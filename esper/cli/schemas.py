@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from esper.cli.options import Place, common
@@ -47,13 +49,12 @@ def _registered(log: str) -> tuple[int, list[str]]:
     if not log.startswith("kafka://"):
         raise UsageError(f"{log} has no schema registry; name a log on Kafka with --log kafka://HOST:PORT")
     address, found, wrong = Address.parse(log), 0, []
-    subjects = Subjects(registry_settings())
-    for name in names():
-        subject = subject_of(address.named(topic_of(name)), name)
-        versions = [schema_from_json(text) for text in subjects.versions(subject)]
-        found += len(versions)
-        wrong += unread_in(name, versions, "in the registry")
-        if versions and (level := subjects.level(subject)) != LEVEL:
-            wrong.append(f"{subject} is {level or 'nothing'} in the registry, not {LEVEL}; set it there")
-    subjects.close()
+    with closing(Subjects(registry_settings())) as subjects:
+        for name in names():
+            subject = subject_of(address.named(topic_of(name)), name)
+            versions = [schema_from_json(text) for text in subjects.versions(subject)]
+            found += len(versions)
+            wrong += unread_in(name, versions, "in the registry")
+            if versions and (level := subjects.level(subject)) != LEVEL:
+                wrong.append(f"{subject} is {level or 'nothing'} in the registry, not {LEVEL}; set it there")
     return found, wrong

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 import click
 
 from esper.cli.options import Place, common
 from esper.cli.output import print_json
 from esper.cli.reading import kafka_log
 from esper.errors import UsageError
+
+if TYPE_CHECKING:
+    from esper.log.kafka.topics import Registered
 
 ROLES = ("trainer", "worker", "sink", "operator")
 
@@ -42,10 +48,10 @@ def init(place: Place, acls: bool, **given: str | None) -> int:
     rules = set_rights(log, users) if acls else 0
     least = {role: [str(right) for right in rights(log, role)] for role in ROLES}
     if place.json:
-        print_json({"made": made, "schemas": schemas, "drift": differs, "rules": rules, "rights": least})
+        print_json({"made": made, "schemas": asdict(schemas), "drift": differs, "rules": rules, "rights": least})
         return 1 if differs else 0
     click.echo(f"topics made: {', '.join(map(log.address.named, made)) or 'none, all were there'}")
-    click.echo(f"schemas registered: {schemas}")
+    click.echo(f"schemas registered: {_words(schemas)}")
     if acls:
         click.echo(f"rights set: {rules} rules for {', '.join(f'{role} {user}' for role, user in users.items())}")
     else:
@@ -57,3 +63,9 @@ def init(place: Place, acls: bool, **given: str | None) -> int:
     for line in differs:
         click.echo(f"esper: {line}", err=True)
     return 1 if differs else 0
+
+
+def _words(schemas: Registered) -> str:
+    if not schemas.new:
+        return f"none, all {schemas.there} were there"
+    return f"{schemas.new}; {schemas.there} were there" if schemas.there else str(schemas.new)

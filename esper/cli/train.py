@@ -14,7 +14,7 @@ import esper
 from esper.cli.options import DEFAULT_HOME, Place, common
 from esper.cli.output import print_json, print_seeds, program, summary_line
 from esper.cli.progress import Progress, progress_for
-from esper.cli.reading import log_with, state_of
+from esper.cli.reading import check_answers, log_with, state_of
 from esper.errors import EsperError, RunEnded, RunUnusable, UsageError
 from esper.events.codec import canonical_json
 from esper.kasmina.stages import Stage
@@ -68,6 +68,8 @@ def train(
     if decisions is not None:
         assignments += (f"decision.where={decisions}",)
     settings_from(assignments)  # a wrong option is found before the data is read
+    if task_name in TASKS:  # another name is refused at once
+        check_answers(place)
     task = load_task(task_name)
     per_epoch = task.steps_per_epoch
     plan = Plan(task.name, epochs or (task.epochs if steps is None else -(-steps // per_epoch)), steps)

@@ -88,7 +88,8 @@ def _files() -> frozenset[Path]:
 def _schema(parsed: AvroSchema) -> Schema:
     if not isinstance(parsed, dict) or parsed["type"] != "record":
         raise ValueError("it is no record")
-    text = json.dumps(_without_hints(parsed), separators=(",", ":"))
+    # Sorted, since fastavro's order differs from process to process, and a registry compares text.
+    text = json.dumps(_without_hints(parsed), separators=(",", ":"), sort_keys=True)
     digest = fingerprint(to_parsing_canonical_form(parsed), "SHA-256")
     return Schema(parsed["name"], digest, text, parsed)
 

@@ -17,6 +17,7 @@ from esper.events import runs
 from esper.log import open_log
 from esper.log.records import event_of, run_record
 from esper.settings import log_url
+from tests.foreign import inject
 from tests.integration.command import Esper, runner, spawn
 
 QUICK = (
@@ -87,6 +88,14 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(home, tmp_path, caps
     assert told == {"done": "completed", "broken": None}
     assert result.code == 1
     assert "RunStarted" in result.err
+
+
+@pytest.mark.parametrize("time", [b"yesterday", b"\xff", b"2020-01-01T00:00:00", None])
+def test_a_record_of_others_does_not_keep_runs_from_being_listed(home, tmp_path, capsys, time):
+    copied = _copy(home, tmp_path)
+    inject(log_url(copied), "esper.runs", "strange", b"x", (("ce_time", time),) if time else ())
+    told = runner(copied, capsys)("runs", "--json").json["runs"]
+    assert [run["run_id"] for run in told] == ["done", "strange"]
 
 
 def test_show_tells_the_state_at_the_end_at_an_event_and_at_a_step(esper):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from tests.copying import command, held, logs, records, urls, write
 from tests.foreign import inject
 from tests.histories import BLUEPRINTS, RUN, TIME, History, simulate
 from tests.integration.command import Result
+from tests.records import record_of_event
 from tests.runlog import LOG_URL, history
 from tests.training import Loop
 
@@ -308,6 +311,23 @@ def test_the_command_copies_all_runs_and_says_what_it_did(tmp_path: Path, esper:
     assert held(other, RUNS, "c") == held(log, RUNS, "c")
     log.close()
     other.close()
+
+
+def test_a_copied_run_began_when_it_was_trained(
+    tmp_path: Path, log_url_factory: Callable[[], str], esper: Callable[..., Result]
+) -> None:
+    source, there = open_log(f"sqlite:///{tmp_path}/source/log.db"), log_url_factory()
+    begun = {"newer": TIME + timedelta(days=1), "older": TIME}
+    for run_id, time in begun.items():
+        made = [replace(event, envelope=replace(event.envelope, time=time)) for event in History().events]
+        source.open_writer(run_id).append([record_of_event(event, run_id) for event in made])
+    with closing(source), closing(open_log(there)) as destination:
+        for run_id in begun:
+            copy_run(source, destination, run_id)
+    told = esper("runs", "--log", there, "--json").json["runs"]
+    assert [(run["run_id"], run["begun"], run["last_event"]) for run in told] == [
+        (run_id, begun[run_id].isoformat(), begun[run_id].isoformat()) for run_id in ("older", "newer")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,20 @@ def test_garbage_stays_a_dead_letter_when_it_is_redriven(url: str, log: Log, esp
     assert letters(log)[0].outcome is None
 
 
+def test_redrive_where_no_record_is_tells_whether_one_ever_was(log: Log, esper: Esper) -> None:
+    known = write(log, history())[3]
+    gone = Position(RUNS, known.partition, known.offset + 1000)
+    for place in (gone, Position(SIGNALS, 77, 0), Position("another.topic", 0, 0)):
+        never = esper("dlq", "redrive", place)
+        assert never.code == 1
+        assert never.err.startswith(f"{place}: there is no record at that place, and no dead letter; `esper dlq list` ")
+    record = Record(RUNS, RUN, history()[0].schema, GARBAGE)
+    log.signal(dead_letter_record(Entry(gone, NOW, record, "deleted since"), "deleted since", writer="test", time=NOW))
+    deleted = esper("dlq", "redrive", gone)
+    assert deleted.code == 1
+    assert deleted.err.startswith(f"{gone}: there is no record at {gone} any more; what it held is in `esper dlq show ")
+
+
 def test_one_that_comes_again_after_it_was_resolved_is_open_again(
     log: Log, monkeypatch: pytest.MonkeyPatch, esper: Esper
 ) -> None:

@@ -84,6 +84,7 @@ def test_doctor_reaches_the_log_and_names_the_release(kafka_log_url, capsys):
     assert found["log"]["level"] == "ok"
     assert found["broker"]["level"] == "ok"
     assert found["broker"]["found"].endswith("is Kafka 4.2")
+    assert found["registry"]["level"] == "ok"
 
 
 def test_doctor_warns_of_releases_that_lose_commits(answering, monkeypatch, capsys):

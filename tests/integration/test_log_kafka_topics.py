@@ -16,7 +16,7 @@ from esper.events.schemas import schema_of
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
 from esper.log.kafka.log import KafkaLog
-from esper.log.kafka.topics import TOPICS, drift, make_topics, register_schemas
+from esper.log.kafka.topics import TOPICS, Registered, drift, make_topics, register_schemas
 from esper.log.port import RUNS, SIGNALS, Record
 
 SCHEMA = schema_of(AlertRaised)
@@ -37,7 +37,10 @@ def test_topics_init_makes_what_is_missing_and_says_what_differs(
     url: str, log: KafkaLog, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["topics", "init", "--log", url]) == 0
-    assert "none, all were there" in capsys.readouterr().out
+    topics, schemas, *_ = capsys.readouterr().out.splitlines()
+    assert topics == "topics made: none, all were there"
+    count = int(schemas.removeprefix("schemas registered: "))
+    assert count > 20
     assert make_topics(log) == drift(log) == []
     resource = ConfigResource(ResourceType.TOPIC, log.address.named(SIGNALS))
     resource.add_incremental_config(ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET))
@@ -45,6 +48,7 @@ def test_topics_init_makes_what_is_missing_and_says_what_differs(
         future.result()
     assert main(["topics", "init", "--log", url]) == 1
     told = capsys.readouterr()
+    assert told.out.splitlines()[1] == f"schemas registered: none, all {count} were there"
     assert f"{log.address.named(SIGNALS)} has retention.ms=1000, not 7776000000" in told.err
     assert "kafka-configs.sh" in told.err
 
@@ -57,7 +61,9 @@ def test_the_topics_are_made_as_the_design_says(log: KafkaLog) -> None:
     )
     assert described == ("compact", "-1", str(90 * 24 * 3600 * 1000))
     assert drift(log) == []
-    assert register_schemas(log) == register_schemas(log) > 20
+    made, again = register_schemas(log), register_schemas(log)
+    assert made.new > 20
+    assert (made.there, again) == (0, Registered(new=0, there=made.new))
 
 
 def test_a_topic_with_other_partitions_is_refused(kafka_log_url: Callable[[], str]) -> None:

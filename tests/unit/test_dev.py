@@ -162,9 +162,14 @@ def test_an_old_java_is_refused(fake_tools):
         jars.java()
 
 
-def test_two_brokers_are_refused(tmp_path):
+def test_two_brokers_are_refused_as_the_help_says(tmp_path, capsys):
     with pytest.raises(UsageError, match="1 broker or 3, not 2"):
         Cluster(tmp_path).up(2)
+    assert main(["dev", "up", "--brokers", "2", "--home", str(tmp_path / "home")]) == 2
+    assert "'2' is not one of '1', '3'" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+    main(["dev", "up", "--help"])
+    assert "--brokers [1|3]" in capsys.readouterr().out
 
 
 def test_a_state_file_that_is_none_is_named(tmp_path, capsys):

@@ -132,6 +132,25 @@ def test_a_schema_read_back_from_its_json_is_the_same(content_class: type) -> No
     assert schema_named(schema.name) == schema
 
 
+def test_the_json_of_a_schema_is_the_same_in_every_process() -> None:
+    program = (
+        "from esper.events import runs\n"
+        "from esper.events.schemas import schema_of\n"
+        "print(schema_of(runs.RunPaused).json)"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ("0", "1", "2")
+    }
+    assert len(printed) == 1
+
+
 def test_a_foreign_reader_needs_nothing_but_the_stored_json() -> None:
     content = runs.RunPaused(step=3, reason="asked", measured={"seconds": 0.5})
     event = Event(

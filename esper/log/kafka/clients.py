@@ -196,10 +196,11 @@ def security(settings: KafkaSettings) -> dict[str, Any]:
 
 def told(error: KafkaError) -> str:
     """The error's text, without the client's and thread's names."""
-    text = re.sub(r" \(after \d+ms in state [^)]*\)|/bootstrap(?=:)", "", " ".join(error.str().split()))
+    text = _BOOKKEEPING.sub("", " ".join(error.str().split()))
     return text.split("]: ", 1)[-1] if text.startswith("[thrd") else text
 
 
+_BOOKKEEPING = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)|/bootstrap(?=:)")
 _CREDENTIALS = "check ESPER_KAFKA_SECURITY, _MECHANISM, _USERNAME, _PASSWORD and _CA"
 _RIGHTS = "; this user lacks the right: `esper topics init --acls` prints and sets what each needs"
 

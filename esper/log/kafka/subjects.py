@@ -1,6 +1,7 @@
 """What the schema registry is asked, through Confluent's client; its errors in our words.
 
-A registry that does not answer is a LogError; one that answers that it has no such thing is not.
+A registry that does not answer is a LogError, and so is a web server that knows no such page; a registry that answers
+that it has no such thing is not.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ _http = importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") e
 
 LEVEL = "BACKWARD_TRANSITIVE"
 TIMEOUT, RETRIES = 3, 1
-_NO_SCHEMA = 40403
-_MISSING, _INCOMPATIBLE, _DENIED = 404, (409, 422), (401, 403)
+_NO_PAGE, _INCOMPATIBLE, _DENIED = 404, (409, 422), (401, 403)
+_MISSING = range(40401, 40500)
+"""A registry's own codes for what it does not have: subject, version, schema, level. A bare 404 is a wrong URL's."""
+_BASE = (
+    "set ESPER_REGISTRY to its base URL (Apicurio's is .../apis/ccompat/v7; `esper dev status` prints a local one's)"
+)
 T = TypeVar("T")
 
 
@@ -50,7 +55,7 @@ class Subjects:
         try:
             return self._asked(lambda: self._client.lookup_schema(subject, _text(schema))).schema_id
         except SchemaRegistryError as error:
-            if error.http_status_code == _MISSING:
+            if error.error_code in _MISSING:
                 return None
             raise self._failure(error, f"looking up {subject}") from error
 
@@ -76,7 +81,7 @@ class Subjects:
         try:
             return self._asked(lambda: self._client.get_compatibility(subject))
         except SchemaRegistryError as error:
-            if error.http_status_code == _MISSING:
+            if error.error_code in _MISSING:
                 return ""
             raise self._failure(error, f"asking about {subject}") from error
 
@@ -86,7 +91,7 @@ class Subjects:
             numbers = self._asked(lambda: self._client.get_versions(subject))
             ids = [self._asked(partial(self._client.get_version, subject, number)) for number in numbers]
         except SchemaRegistryError as error:
-            if error.http_status_code == _MISSING:
+            if error.error_code in _MISSING:
                 return []
             raise self._failure(error, f"asking for the versions of {subject}") from error
         return [each.schema.schema_str or "" for each in ids]
@@ -96,7 +101,7 @@ class Subjects:
         try:
             return self._asked(lambda: self._client.test_compatibility_all_versions(subject, _text(schema)))
         except SchemaRegistryError as error:
-            if error.http_status_code == _MISSING:
+            if error.error_code in _MISSING:
                 return True
             raise self._failure(error, f"asking about {subject}") from error
 
@@ -105,9 +110,16 @@ class Subjects:
         try:
             return self._asked(lambda: self._client.get_schema(schema_id)).schema_str
         except SchemaRegistryError as error:
-            if error.error_code == _NO_SCHEMA:  # a bare 404 is that of a wrong URL
+            if error.error_code in _MISSING:
                 return None
             raise self._failure(error, f"asking for schema {schema_id}") from error
+
+    def count(self) -> int:
+        """How many subjects there are."""
+        try:
+            return len(self._asked(self._client.get_subjects))
+        except SchemaRegistryError as error:
+            raise self._failure(error, "asking for the subjects") from error
 
     def _asked(self, question: Callable[[], T]) -> T:
         try:
@@ -117,6 +129,8 @@ class Subjects:
                 f"{self._name}: it does not answer ({error or type(error).__name__}); start it, or set ESPER_REGISTRY "
                 f"to where it is"
             ) from error
+        except ValueError as error:  # a page, not JSON
+            raise LogError(f"{self._name}: what answers there is no schema registry; {_BASE}") from error
 
     def _failure(self, error: SchemaRegistryError, what: str) -> LogError:
         where = f"{self._name}: {what}"
@@ -127,6 +141,8 @@ class Subjects:
                 f"{where}: it would not read what was written before ({error.error_message}); give new fields a "
                 f"default and change no type; `esper schemas check --registry` says which field it is"
             )
+        if error.http_status_code == _NO_PAGE:
+            return LogError(f"{where}: it answered 404, so no registry is at that path; {_BASE}")
         return LogError(f"{where}: it answered {error.http_status_code} ({error.error_message}); see ESPER_REGISTRY")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -72,16 +73,28 @@ def make_topics(log: KafkaLog) -> list[str]:
     return missing
 
 
-def register_schemas(log: KafkaLog) -> int:
-    """Register the schema of every record type on its topic; how many there are. Raises LogError for one that does
-    not read what was written before."""
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """How many schemas were registered just now, and how many had been before."""
+
+    new: int
+    there: int
+
+
+def register_schemas(log: KafkaLog) -> Registered:
+    """Register the schema of every record type on its topic. Raises LogError for one that does not read what was
+    written before."""
+    subjects, new = log.registry.subjects, 0
     for topic, schema in schemas():
         real = log.address.named(topic)
-        if not log.registry.subjects.versions(subject_of(real, schema.name)):
-            for version in past(schema.name):  # so that a run of any age can be copied here
-                log.registry.register(real, version)
+        subject = subject_of(real, schema.name)
+        if subjects.looked_up(subject, schema) is None:
+            new += 1
+            if not subjects.versions(subject):
+                for version in past(schema.name):  # so that a run of any age can be copied here
+                    log.registry.register(real, version)
         log.registry.register(real, schema)
-    return len(schemas())
+    return Registered(new, len(schemas()) - new)
 
 
 def schemas() -> list[tuple[str, Schema]]:
