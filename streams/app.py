@@ -20,6 +20,7 @@ from esper.log.port import ASSETS, DEADLETTER, PARTITIONS, RUNS, SIGNALS
 from streams import generations, safe, tables
 from streams.alerts import Alerts
 from streams.assets import Assets
+from streams.brokers import Brokers, quieten
 from streams.decisions import Decisions
 from streams.generations import Generation
 from streams.records import Records, in_thread
@@ -29,7 +30,7 @@ from streams.web import Web
 
 logger = logging.getLogger("esper.worker")
 FOLLOWING = 2.0
-"""Seconds between two looks at which generation is live."""
+"""Seconds between two looks at the brokers and at which generation is live."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class Views(safe.SafeApp):
         )
         self.generation, self.place = generation, place
         self.switched = False
+        self.brokers = Brokers(log, place.name)
         self.runs_table, self.assets_table, self.alerts_table = (tables.Pieces(self, t) for t in generations.TABLES)
         records = Records(log, f"worker/{place.name}")
         self.decisions = Decisions(log)
@@ -96,6 +98,18 @@ class Views(safe.SafeApp):
         if self._web is not None:
             await self._web.stop()
         await super().on_stop()
+
+    def waits_for(self) -> str:
+        """Why this worker is not ready; empty where it is."""
+        if self.should_stop:
+            return "it is stopping"
+        if not self.brokers.answer:
+            return self.brokers.away
+        if not self.ready:
+            return "its tables are being recovered"
+        if not self.catching_up.done:
+            return f"its views are catching up with the log in {self.catching_up.left} partitions"
+        return ""
 
     def partitions(self) -> list[int]:
         """Those of the run view that this worker has."""
@@ -125,14 +139,17 @@ class Views(safe.SafeApp):
         self.agent(channel, name=topic, concurrency=1)(agent)
 
     async def _follow(self) -> None:
-        """End this worker, in good order, when another generation has become the live one."""
+        """Ask the brokers; end this worker, in good order, when another generation has become the live one."""
         log = self.generation.log
         while not self.should_stop:
             await self.sleep(FOLLOWING)
+            if not await in_thread(self.brokers.ask):
+                continue
             try:
                 number = (await in_thread(generations.live, log)).number
             except LogError as error:
-                logger.warning("which generation is live is not known: %s", error)
+                if await in_thread(self.brokers.ask):  # otherwise that was said
+                    logger.warning("which generation is live is not known: %s", error)
                 continue
             if number != self.generation.number and not self.should_stop:
                 logger.info("generation %d of the views is live now", number)
@@ -149,6 +166,7 @@ def run(make: Callable[[], V]) -> V:
     otherwise."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # first: whatever of Faust asks for its loop keeps the one it gets
+    quieten()
     app = make()
     worker = faust.Worker(app, loop=loop, quiet=True, override_logging=False, redirect_stdouts=False)
     worker.spinner = None

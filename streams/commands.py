@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,13 +25,16 @@ from esper.log.kafka.log import KafkaLog
 from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS
 from streams import app, generations, rebuild, verify
 
+TOKEN = 16
+"""Characters that a token has at least."""
+
 
 class Access(BaseSettings):
     """Who may read a worker's views beyond loopback, and how it proves itself: environment ``ESPER_WORKER_*``."""
 
     model_config = SettingsConfigDict(env_prefix="ESPER_WORKER_", extra="ignore", frozen=True)
 
-    token: SecretStr | None = Field(None, min_length=16, description="token that readers and other workers send")
+    token: SecretStr | None = Field(None, description="token that readers and other workers send")
     certificate: Path | None = Field(None, description="PEM file of its certificate")
     key: Path | None = Field(None, description="PEM file of that certificate's key")
     ca: Path | None = Field(None, description="PEM file of the authority that signed the workers' certificates")
@@ -42,6 +48,23 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise UsageError(f"{host}:{port} cannot be served at ({error.strerror}); name another --port") from error
+
+
+def _keep_folder(folder: Path, name: str) -> int:
+    """Have this process alone keep tables in ``folder``, as long as it lives; raises UsageError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        by = os.read(held, 20).decode(errors="replace").strip()
+        os.close(held)
+        raise UsageError(
+            f"a worker {name} (process {by}) keeps its tables in {folder} already; give this one another --name"
+        ) from None
+    os.truncate(held, 0)
+    os.write(held, f"{os.getpid()}\n".encode())
+    return held
 
 
 @click.command()
@@ -59,11 +82,14 @@ def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str)
         raise UsageError(f"--name {name!r} is no worker's name; use letters, digits and ._- only")
     _check_free(host, port)
     access = _access(host)
+    context = click.get_current_context()
+    if context.get_parameter_source("debug") is ParameterSource.COMMANDLINE:
+        logging.getLogger("esper.worker").setLevel(logging.DEBUG)
     log = _kafka(place)
+    log.registry.subjects.text(1)  # any question: a registry that does not answer, or is no registry, is told of now
     for topic in (RUNS, SIGNALS, ASSETS, DEADLETTER):
         log.partitions(topic)  # or says what is missing
     generation = generations.live(log)
-    generations.prepare(generation)
     here = app.Place(
         name=name,
         host=host,
@@ -74,7 +100,8 @@ def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str)
         key=access.key,
         ca=access.ca,
     )
-    here.data.mkdir(parents=True, exist_ok=True)
+    _keep_folder(here.data, name)
+    generations.prepare(generation)
     if place.json:
         print_json({"name": name, "url": here.url, "generation": generation.number})
         sys.stdout.flush()
@@ -143,12 +170,14 @@ def _access(host: str) -> Access:
         access = Access()
     except ValidationError as error:
         raise UsageError(f"environment variables ESPER_WORKER_*: {error.errors()[0]['msg']}") from error
+    if access.token is not None and len(access.token) < TOKEN:
+        raise UsageError(f"ESPER_WORKER_TOKEN is too short; give it {TOKEN} characters, as `openssl rand -hex 16` does")
     if (access.certificate is None) is not (access.key is None):
         raise UsageError("ESPER_WORKER_CERTIFICATE and ESPER_WORKER_KEY belong together; set both")
     if not _loopback(host) and not (access.token and access.certificate):
         raise UsageError(
-            f"{host} is not loopback: set ESPER_WORKER_TOKEN (16 characters at least), ESPER_WORKER_CERTIFICATE and "
-            f"ESPER_WORKER_KEY, or leave --host out"
+            f"{host} is not loopback: set ESPER_WORKER_TOKEN ({TOKEN} characters at least), ESPER_WORKER_CERTIFICATE "
+            f"and ESPER_WORKER_KEY, or leave --host out"
         )
     return access
 

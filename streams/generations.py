@@ -20,6 +20,8 @@ from esper.log.port import PARTITIONS
 POINTER, KEY = "esper-views", "live"
 """The topic whose newest record names the live generation; also what names of groups and changelogs begin with."""
 TABLES = ("runs", "assets", "alerts")
+ANSWER = 20.0
+"""Seconds for one answer of the brokers."""
 LEAVING = 30.0
 """Seconds to wait until the group of a generation to remove is empty; a killed member counts for its session."""
 
@@ -93,7 +95,7 @@ def _remove_group(generation: Generation) -> None:
     deadline = time.monotonic() + LEAVING
     while True:
         try:
-            cluster.admin.delete_consumer_groups([group])[group].result(timeout=30)
+            cluster.admin.delete_consumer_groups([group], request_timeout=ANSWER)[group].result()
         except KafkaException as error:
             code = error.args[0].code()
             if code == KafkaError.NON_EMPTY_GROUP:
@@ -114,9 +116,9 @@ def _make(log: KafkaLog, wanted: dict[str, int]) -> None:
     copies = min(3, brokers)
     config = {"cleanup.policy": "compact"} | ({"min.insync.replicas": "2"} if copies == 3 else {})
     new = [NewTopic(name, wanted[name], copies, config=config) for name in sorted(missing)]
-    for name, future in admin.create_topics(new).items() if new else ():
+    for name, future in admin.create_topics(new, request_timeout=ANSWER).items() if new else ():
         try:
-            future.result(timeout=30)
+            future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise log.cluster.error(f"making topic {name}", error) from error
@@ -131,9 +133,9 @@ def partitions(log: KafkaLog, names: list[str]) -> dict[str, int]:
     """How many partitions each topic has; topics that are not there, or not all of whose partitions are led, are not
     in it."""
     found = {}
-    for name, future in log.cluster.admin.describe_topics(TopicCollection(names)).items():
+    for name, future in log.cluster.admin.describe_topics(TopicCollection(names), request_timeout=ANSWER).items():
         try:
-            parts = future.result(timeout=30).partitions
+            parts = future.result().partitions
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise log.cluster.error(f"asking for {name}", error) from error

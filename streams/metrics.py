@@ -32,7 +32,7 @@ class _Measured(Collector):
         yield CounterMetricFamily("esper_worker_events", "Events of runs folded into views", app.runs.events)
         yield CounterMetricFamily("esper_worker_proposals", "Decisions proposed", app.decisions.sent)
         yield CounterMetricFamily("esper_worker_rebalances", "Rebalances of the group", app.rebalances)
-        yield GaugeMetricFamily("esper_worker_ready", "1 while the tables are recovered", int(app.ready))
+        yield GaugeMetricFamily("esper_worker_ready", "1 while /ready says so", int(not app.waits_for()))
         yield GaugeMetricFamily("esper_worker_generation", "Generation of the views", app.generation.number)
         yield GaugeMetricFamily("esper_worker_partitions", "Partitions held", len(app.partitions()))
         yield GaugeMetricFamily(

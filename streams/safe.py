@@ -37,6 +37,8 @@ from faust.types import TP, Message
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from streams.catching import CatchingUp
+
 logger = logging.getLogger("esper.worker")
 
 SESSION, HEARTBEAT = 10.0, 3.0
@@ -53,6 +55,8 @@ IN_FLIGHT = 500
 """Events at once whose changes the changelogs have not taken yet."""
 LARGEST = 9 << 20
 """Bytes of one request to a broker."""
+LOOKING = 0.1
+"""Seconds between two looks at whether a worker has caught up, where nothing comes."""
 
 
 def options(
@@ -243,7 +247,23 @@ class _Consumer(driver.Consumer):
         if not wanted:
             await asyncio.sleep(0.02)
             return {}
-        return await super()._getmany(wanted, timeout)
+        if self.app.catching_up.done:
+            return await super()._getmany(wanted, timeout)
+        records = await super()._getmany(wanted, min(timeout, LOOKING))
+        self.app.catching_up.look(records, self._place)
+        return records
+
+    def sources(self) -> Iterator[TP]:
+        """The partitions that this worker has events from."""
+        return (tp for tp in self.assignment() if not self._is_changelog_tp(tp))
+
+    def _place(self, tp: TP) -> tuple[int, int] | None:
+        """Where reading is, and where what is committed ends, as the last answer of its broker has it."""
+        assignment = self._thread._ensure_consumer()._subscription.subscription.assignment
+        if assignment is None or tp not in assignment.tps:
+            return None
+        state = assignment.state_value(tp)
+        return (state.position, state.lso) if state.has_valid_position and state.lso is not None else None
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
@@ -279,6 +299,7 @@ class SafeApp(faust.App):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.progress = Progress()
+        self.catching_up = CatchingUp(self.progress.committable)
         self.watch = Watch(self)
         self.caches: list[Callable[[], None]] = []
         self.rebalances = 0
@@ -306,6 +327,7 @@ class SafeApp(faust.App):
 
     def on_rebalance_end(self) -> None:
         super().on_rebalance_end()
+        self.catching_up.begin(self.consumer.sources())  # type: ignore[attr-defined]
         self.consumer.open = True  # type: ignore[attr-defined]
 
     async def drained(self) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -74,15 +74,20 @@ class Web:
             wanted = f"Bearer {token.get_secret_value()}"
             if not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode()):
                 return _error(401, "a token is needed: Authorization: Bearer ...")
-        return await handler(request)
+        try:
+            return await handler(request)
+        except web.HTTPException as error:  # of the routes: no such path, not this method
+            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            told = f"there is no {request.path}" if error.status == 404 else f"{request.path}: {error.reason}"
+            return _error(error.status, told, headers)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "alive", "generation": self._app.generation.number})
 
     async def _ready(self, request: web.Request) -> web.Response:
-        ready = self._app.ready
-        told = {"ready": ready, "partitions": self._app.partitions(), "generation": self._app.generation.number}
-        return web.json_response(told, status=200 if ready else 503)
+        why = self._app.waits_for()
+        told = {"ready": not why, "partitions": self._app.partitions(), "generation": self._app.generation.number}
+        return web.json_response(told | ({"why": why} if why else {}), status=503 if why else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=metrics.text(self._app), headers={"Content-Type": metrics.CONTENT_TYPE})
@@ -180,5 +185,5 @@ def _run(run_id: str, head: dict[str, Any]) -> dict[str, Any]:
     return {"run_id": run_id, "sequence": head["sequence"], "digest": head["digest"], "state": head["state"]}
 
 
-def _error(status: int, text: str) -> web.Response:
-    return web.json_response({"error": text}, status=status)
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": text}, status=status, headers=headers)

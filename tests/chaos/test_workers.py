@@ -23,7 +23,7 @@ from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
 from esper.log.port import PARTITIONS, RUNS
 from tests.integration.command import wait_until
-from tests.workers import Worker, await_exit, changelog, digests, free_port, made_run, write_run, write_run_on
+from tests.workers import Worker, await_exit, changelog, digests, empty_registry, made_run, write_run, write_run_on
 
 pytestmark = pytest.mark.chaos
 Start = Callable[..., Worker]
@@ -135,7 +135,7 @@ def test_the_partitions_of_a_killed_worker_move_and_lists_say_which_did_not_answ
     assert ask[first]("/api/v1/runs", token="another token, wrong")[0] == 401
     assert ask[first]("/metrics", token=None)[0] == 401
     assert ask[first]("/api/v1/runs", token="\xff\xfe no text at all")[0] == 401
-    assert ask[first]("/ready", token=None)[0] == 200
+    wait_until(lambda: ask[first]("/ready", token=None)[0] == 200, "being ready", 20)
 
     lost = ask[second]("/ready")[1]["partitions"]
     second.kill()
@@ -152,7 +152,8 @@ def test_the_partitions_of_a_killed_worker_move_and_lists_say_which_did_not_answ
 
 def test_an_event_whose_agent_failed_is_taken_again(url, start):
     """The registry is away when the first event comes: the worker ends, says why, and the next one goes on there."""
-    worker = start(ESPER_REGISTRY=f"http://127.0.0.1:{free_port()}").await_ready(PARTITIONS)
+    with empty_registry() as registry:
+        worker = start(ESPER_REGISTRY=registry).await_ready(PARTITIONS)
     events = made_run(3, 5)
     write_run(url, "run", events)
     assert await_exit(worker.process, 40) == 1

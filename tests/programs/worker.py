@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from typing import Any
 
+import faust
 from faust.tables.base import Collection
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -19,8 +21,14 @@ def read_committed() -> None:
 
 def gate() -> None:
     """Sources are fetched as soon as Faust will, and what comes again is dropped."""
-    safe._Consumer.__init__ = driver.Consumer.__init__
-    safe._Consumer._getmany = driver.Consumer._getmany
+    begin = safe._Consumer.__init__
+
+    def opened(self: Any, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        self.open, self._read_offset = True, defaultdict(lambda: None)
+
+    safe._Consumer.__init__ = opened
+    safe.SafeApp.on_rebalance_start = faust.App.on_rebalance_start
 
 
 def acknowledging() -> None:
