@@ -4,6 +4,8 @@ The demo's run is killed (SIGKILL, by itself) half-way, four fifths into an epoc
 Counted is what ``esper resume`` does: reading the data, making the model, ``esper.resume``, the first step. Imports
 are apart, with what torch imports only when an optimiser steps first. Several pairs of processes; medians.
 
+What a resume reads of a long run is apart: synthetic boundaries, read from the last checkpoint on and from the first.
+
     python -m benchmarks.resume train|again HOME    (what the processes run)
 """
 
@@ -18,18 +20,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Figure, at_most, temporary_home
 
 if TYPE_CHECKING:
+    from esper.events import RunContent
+    from esper.log.port import Record
     from esper.tasks.task import Task
     from esper.tolaria import Run
 
 TITLE = "the demo's run, killed half-way and resumed"
 PAIRS = 3
 RUN = "demo"
+LONG, AFTER = 100_000, 1000
+"""Events of the long run, and of these how many come after its last checkpoint."""
 
 
 def figures() -> list[Figure]:
@@ -44,7 +53,67 @@ def figures() -> list[Figure]:
         at_most("to the first executed step without imports, s", sum(seconds.values()) - seconds["imports"], 3),
         Figure("steps executed again", len(pairs[0][1]["steps"]) + 1),
         at_most("a step executed again, of what it took at first", statistics.median(again_to_first), 1.2),
+        *long_run(),
     ]
+
+
+def long_run() -> list[Figure]:
+    """Seconds to read and fold a run of LONG events, by a log and an artifact store that were just opened."""
+    from esper.artifacts import open_store
+    from esper.log import open_log
+    from esper.settings import log_url
+    from esper.tolaria.history import recent, whole
+
+    with temporary_home() as home:
+        url, artifacts = log_url(Path(home).absolute()), f"file:///{Path(home, 'artifacts').absolute()}"
+        _write_long(url, artifacts)
+        with closing(open_log(url)) as log:
+            began = time.perf_counter()
+            first = whole(log, RUN)
+            from_first = time.perf_counter() - began
+        with closing(open_log(url)) as log:
+            began = time.perf_counter()
+            last = recent(log, open_store(artifacts), RUN)
+            from_last = time.perf_counter() - began
+    if last is None or last.state != first.state:
+        raise RuntimeError("the run as read from its last checkpoint on is another")
+    return [
+        Figure(f"a run of {LONG:,} events read from its first event, s", from_first),
+        Figure(f"from its last checkpoint, {AFTER:,} events ago, s", from_last),
+    ]
+
+
+def _write_long(url: str, artifacts: str) -> None:
+    from benchmarks.log import boundary, start
+    from esper.artifacts import open_store
+    from esper.events.codec import decode
+    from esper.events.runs import CheckpointCommitted
+    from esper.log import open_log
+    from esper.log.records import run_record
+    from esper.tamiyo.fold import fold
+    from esper.tamiyo.snapshot import Folded
+    from esper.tamiyo.state import RunState
+    from esper.tolaria.checkpoint import Checkpoints, snapshot
+
+    files, state = Checkpoints(open_store(artifacts), RUN), RunState(RUN)
+    contents: list[RunContent] = []
+    records: list[Record] = []
+    with closing(open_log(url)) as log:
+        writer = log.open_writer(RUN)
+        for place in range(0, LONG, AFTER):
+            contents = [start() if number == 0 else boundary(number) for number in range(place, place + AFTER)]
+            if place == LONG - AFTER:
+                folded = Folded(state, sha256(records[-1].value).hexdigest())
+                kept = files.write(snapshot(place, place, ("due",), {}, {}, folded))
+                contents[0] = CheckpointCommitted(
+                    step=place, manifest=kept.manifest, sequence=place, reason="due", size=kept.size
+                )
+            records = [
+                run_record(RUN, content, epoch=1, sequence=number, writer="benchmark", time=datetime.now(UTC))
+                for number, content in enumerate(contents, place + 1)
+            ]
+            state = fold(state, (decode(record.schema, record.value) for record in records))
+            writer.append(records)
 
 
 def _pair() -> tuple[dict[str, float], dict[str, Any]]:

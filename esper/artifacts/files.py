@@ -80,7 +80,7 @@ class FileStore:
     def keys(self, prefix: str = "") -> Iterator[str]:
         found = (
             (Path(folder) / name).relative_to(self._folder).as_posix()
-            for folder, _, names in os.walk(self._folder)
+            for folder, _, names in os.walk(self._folder / prefix.rpartition("/")[0])
             for name in names
             if not name.startswith(".")
         )

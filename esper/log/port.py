@@ -127,4 +127,7 @@ class Log(Protocol):
     ) -> Iterator[Entry]:
         """As ``read``, but waits at the end for more until ``stop`` is set."""
 
+    def checkpointed(self, run_id: str) -> Position | None:
+        """A hint: where the run's newest CheckpointCommitted is. It may be missing or wrong: check what lies there."""
+
     def close(self) -> None: ...

@@ -7,6 +7,7 @@ are in the order of commits.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from typing import Any
 import apsw
 
 from esper.errors import DecodeError, Fenced, LogError, SequenceConflict, SequenceGap
-from esper.events.schemas import UNKNOWN, Schema, schema_from_json
+from esper.events.runs import CheckpointCommitted
+from esper.events.schemas import UNKNOWN, Schema, name_of, schema_from_json
 from esper.log.checks import check_signal, check_sizes, following, start_offset
 from esper.log.database import Database
 from esper.log.headers import pack, unpack
@@ -35,6 +37,10 @@ CHUNK_ROWS, CHUNK_BYTES = 1000, 4 << 20
 _SELECT = """
 SELECT offset, schema, value, headers, timestamp, epoch, sequence FROM records
 WHERE stream = ? AND offset > ? AND offset <= ? ORDER BY offset LIMIT ?
+"""
+_NEWEST = """
+SELECT offset FROM records WHERE stream = (SELECT id FROM streams WHERE topic = ? AND key = ?)
+AND schema IN (SELECT value FROM json_each(?)) ORDER BY offset DESC LIMIT 1
 """
 _fields = attrgetter(*(field.name for field in fields(Record)))
 _offset = attrgetter("position.offset")
@@ -92,6 +98,14 @@ class SqliteLog:
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
     ) -> Iterator[Entry]:
         return self._following(topic, key, start_offset(topic, key, after), stop)
+
+    def checkpointed(self, run_id: str) -> Position | None:
+        with self.database.session() as connection:
+            numbers: list[int] = [number for (number,) in connection.execute("SELECT id FROM schemas")]
+            name = name_of(CheckpointCommitted)
+            kinds = [each for each in numbers if (self._schemas.get(each) or self._schema(each))[0].name == name]
+            offset = connection.execute(_NEWEST, (RUNS, run_id, json.dumps(kinds))).get
+        return None if offset is None else Position(RUNS, partition_of(run_id), offset)
 
     def close(self) -> None:
         self.database.close()

@@ -54,9 +54,9 @@ class Archive:
                 corrupt.append(manifest)
         return corrupt
 
-    def remove(self, manifest: str) -> None:
+    def remove(self, manifest: str) -> Future[None]:
         """Delete a retired checkpoint's files, in the background and after what is being written."""
-        self._thread.submit(self._files.remove, manifest)
+        return self._thread.submit(self._files.remove, manifest)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)

@@ -2,6 +2,10 @@
 
 A tensor that is already in a chunk of an earlier checkpoint is referenced there, so an unchanged tensor is stored
 once. Files live under ``runs/RUN/`` in the artifacts: ``chunks/SHA256.safetensors`` and ``manifests/SHA256.json``.
+
+``folds/MANIFEST.SHA256.fold`` may hold the run as it was folded when a checkpoint was taken, JSON too: a help that
+nothing depends on. A checkpoint without it, or whose copy of it is damaged, is whole. No manifest names it, for a
+manifest is the same in two runs that train the same, but what clocks gave them is not.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact
+from esper.tamiyo.snapshot import Folded, from_bytes, to_bytes
 from esper.tolaria.digest import StateDigest, digest_of, tensor_digest
 from esper.tolaria.tree import Skeleton, compact_json, flatten, unflatten
 
@@ -28,7 +33,8 @@ CHUNK_BYTES = 64 * 2**20
 class Snapshot:
     """A copy of the state at one moment, ready to be written by another thread.
 
-    ``cursor`` is what a resume needs besides the state: where in the data, with which generators.
+    ``cursor`` is what a resume needs besides the state: where in the data, with which generators. ``folded`` is the run
+    up to its event ``sequence``, if that is at hand.
     """
 
     step: int
@@ -38,6 +44,7 @@ class Snapshot:
     tensors: dict[str, Tensor]
     cursor: Skeleton
     cursor_tensors: dict[str, Tensor]
+    folded: Folded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +66,14 @@ class Loaded:
     digest: StateDigest
 
 
-def snapshot(step: int, sequence: int, reasons: Iterable[str], tree: Any, cursor: Any) -> Snapshot:
+def snapshot(
+    step: int, sequence: int, reasons: Iterable[str], tree: Any, cursor: Any, folded: Folded | None = None
+) -> Snapshot:
     """Copy ``tree`` and ``cursor``, so that training may go on."""
     skeleton, tensors = flatten(tree)
     cursor_skeleton, cursor_tensors = flatten(cursor)
-    return Snapshot(step, sequence, tuple(reasons), skeleton, _copy(tensors), cursor_skeleton, _copy(cursor_tensors))
+    cursor_copy = _copy(cursor_tensors)
+    return Snapshot(step, sequence, tuple(reasons), skeleton, _copy(tensors), cursor_skeleton, cursor_copy, folded)
 
 
 class Checkpoints:
@@ -72,7 +82,7 @@ class Checkpoints:
     def __init__(self, store: ArtifactStore, run_id: str) -> None:
         self._store, self._folder = store, f"runs/{run_id}"
         self._places: dict[str, str] = {}  # digest of a tensor, its key in the chunk -> chunk
-        self._live: dict[str, set[str]] = {}  # manifest -> its chunks
+        self._live: dict[str, set[str]] = {}  # manifest -> the keys of its files
 
     def write(self, snap: Snapshot) -> Written:
         """Write chunks, then the manifest; durable when it returns. Raises OSError and its like."""
@@ -97,8 +107,11 @@ class Checkpoints:
         }
         data = compact_json(manifest)
         sha256 = hashlib.sha256(data).hexdigest()
+        if snap.folded is not None:
+            folded = to_bytes(snap.folded)
+            self._store.put(f"{self._folds(sha256)}{hashlib.sha256(folded).hexdigest()}.fold", folded)
         self._store.put(self._manifest_key(sha256), data)
-        self._live[sha256] = _chunks_of(manifest)
+        self._live[sha256] = self._files_of(sha256, manifest)
         return Written(sha256, size + len(data))
 
     def read(self, manifest: str) -> Loaded:
@@ -122,40 +135,51 @@ class Checkpoints:
             digest=digest_of(raw["state"], {name: bytes.fromhex(key) for name, (key, _) in raw["tensors"].items()}),
         )
 
+    def folded(self, manifest: str) -> Folded | None:
+        """The run as it was folded for the checkpoint with that manifest, None if that was not at hand.
+
+        Raises CorruptArtifact where it is damaged, or of another version of the fold.
+        """
+        key = next(self._store.keys(self._folds(manifest)), None)
+        return None if key is None else from_bytes(self._store.get(key, key.split(".")[-2]))
+
     def adopt(self, manifest: str) -> None:
         """Take over a checkpoint of a former process; raises CorruptArtifact.
 
         Its chunks are only seen to be there: they are checked, and may be referenced, when they have been read.
         """
         raw = self._manifest(manifest)
-        chunks = _chunks_of(raw)
-        for chunk in chunks:
+        for chunk in _chunks_of(raw):
             if not self._store.exists(self._chunk_key(chunk)):
                 raise CorruptArtifact(
                     f"checkpoint {manifest[:12]} of {self._folder}: the chunk {chunk[:12]} is missing"
                 )
-        self._live[manifest] = chunks
+        self._live[manifest] = self._files_of(manifest, raw)
 
     def remove(self, manifest: str) -> None:
-        """Delete a retired checkpoint's chunks that no other checkpoint refers to, then its manifest.
+        """Delete a retired checkpoint's files that no other checkpoint refers to, then its manifest.
 
         In this order, so that whoever is killed in between leaves what tells the next process where to go on.
         """
-        chunks = self._live.pop(manifest, None)
-        if chunks is None:
-            chunks = self._chunks_left(manifest)
-        gone = chunks - set().union(*self._live.values())
-        self._places = {key: chunk for key, chunk in self._places.items() if chunk not in gone}
-        for chunk in sorted(gone):
-            self._store.delete(self._chunk_key(chunk))
+        files = self._live.pop(manifest, None)
+        if files is None:
+            files = self._files_left(manifest)
+        gone = files - set().union(*self._live.values())
+        self._places = {key: chunk for key, chunk in self._places.items() if self._chunk_key(chunk) not in gone}
+        for file in sorted(gone):
+            self._store.delete(file)
         self._store.delete(self._manifest_key(manifest))
 
-    def _chunks_left(self, manifest: str) -> set[str]:
-        """The chunks of a checkpoint that was not adopted; none if its manifest is gone or damaged."""
+    def _files_left(self, manifest: str) -> set[str]:
+        """The files of a checkpoint that was not adopted; none if its manifest is gone or damaged."""
         try:
-            return _chunks_of(self._manifest(manifest))
+            return self._files_of(manifest, self._manifest(manifest))
         except CorruptArtifact:
             return set()
+
+    def _files_of(self, manifest: str, raw: dict[str, Any]) -> set[str]:
+        """The keys of what goes with a manifest."""
+        return {*self._store.keys(self._folds(manifest)), *map(self._chunk_key, _chunks_of(raw))}
 
     def _write_chunk(self, tensors: dict[str, Tensor]) -> int:
         data = safetensors.torch.save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()})
@@ -181,6 +205,10 @@ class Checkpoints:
 
     def _chunk_key(self, sha256: str) -> str:
         return f"{self._folder}/chunks/{sha256}.safetensors"
+
+    def _folds(self, manifest: str) -> str:
+        """What the key of the folded run begins with."""
+        return f"{self._folder}/folds/{manifest}."
 
     def _manifest_key(self, sha256: str) -> str:
         return f"{self._folder}/manifests/{sha256}.json"

@@ -8,6 +8,7 @@ on, at most ``buffer`` transactions ahead.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import queue
 import random
@@ -25,6 +26,7 @@ from esper.log.port import RUNS, Record, Writer
 from esper.log.records import asset_record, run_record
 from esper.settings import LogSettings
 from esper.tamiyo.fold import apply
+from esper.tamiyo.snapshot import Folded
 from esper.tamiyo.state import RunState
 from esper.tolaria.reopening import NOTE, WRITER, Tail, Writers, renumbered
 
@@ -78,6 +80,7 @@ class Journal:
         self.committed = writer.sequence  # events of the run
         self._writers, self._settings = writers, settings
         self._state = state
+        self._newest: Record | None = None  # the last of the run's events that was submitted
         self._counted = self._moved = 0, writer.epoch  # by how much its numbers were moved up; the last event's epoch
         self._queue: queue.Queue[Transaction | None] = queue.Queue(settings.buffer)
         self._failure: BaseException | None = None
@@ -105,6 +108,13 @@ class Journal:
             self._counted = now
         return self._state
 
+    def folded(self) -> Folded | None:
+        """The state and what tells its last event; None where that event has moved up, or is not of this journal."""
+        state, newest = self.state, self._newest
+        if newest is None or (newest.epoch, newest.sequence) != (state.writer_epoch, state.sequence):
+            return None
+        return Folded(state, hashlib.sha256(newest.value).hexdigest())
+
     def transaction(self) -> Transaction:
         """A new transaction on the present state."""
         return Transaction(self.state.run_id, self.state, self._writer.epoch, self._counted[0])
@@ -120,6 +130,7 @@ class Journal:
             except queue.Full:
                 self._wait_once(began)
         self._state, self._counted = transaction.state, (transaction.moved, transaction.epoch)
+        self._newest = next((each for each in reversed(transaction.records) if each.topic == RUNS), self._newest)
 
     def commit(self, transaction: Transaction) -> None:
         """Queue it and wait until it, and everything before it, is committed."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+
 from esper.errors import CorruptArtifact
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
 from esper.tolaria.archive import Archive
@@ -17,9 +21,12 @@ class Keeper:
     def __init__(self, archive: Archive, journal: Journal, keep: int) -> None:
         self.due = 0
         self._archive, self._journal, self._keep = archive, journal, keep
+        self._leaving: set[str] = set()  # manifests of retired checkpoints whose files may still be there
 
     def take(self, snap: Snapshot) -> None:
         """Write a checkpoint in the background, unless a former process took it and its events are replayed."""
+        if snap.folded is not None:
+            snap = replace(snap, folded=replace(snap.folded, leaving=tuple(self._leaving)))
         if not any(each.step == snap.step and each.reason != "pause" for each in self._journal.state.checkpoints):
             self._archive.take(snap)
 
@@ -43,6 +50,7 @@ class Keeper:
             gone = expendable(transaction.state, self._keep, self.due)
             for old in gone:
                 transaction.add(CheckpointRetired(step=old.step, manifest=old.manifest))
+            self._leaving |= {old.manifest for old in gone}
             transaction.then = lambda: self._remove([old.manifest for old in gone])
             self._journal.submit(transaction)
         if wait:
@@ -60,4 +68,9 @@ class Keeper:
 
     def _remove(self, manifests: list[str]) -> None:
         for manifest in manifests:
-            self._archive.remove(manifest)
+            removal = self._archive.remove(manifest)
+            removal.add_done_callback(partial(self._removed, manifest))
+
+    def _removed(self, manifest: str, removal: Future[None]) -> None:
+        if removal.exception() is None:
+            self._leaving.discard(manifest)

@@ -41,11 +41,8 @@ from esper.kasmina.gate import GateData
 from esper.kasmina.seed import holds_seeds, strip
 from esper.kasmina.sites import Site, find_sites, site_table
 from esper.log import open_log
-from esper.log.deadletter import sending_to
-from esper.log.ordering import in_order
-from esper.log.port import ASSETS, RUNS, Log
+from esper.log.port import ASSETS, Log
 from esper.settings import Settings, log_url, settings_with
-from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.archive import Archive
 from esper.tolaria.boundary import Boundary
@@ -54,10 +51,11 @@ from esper.tolaria.decisions import decider_for
 from esper.tolaria.digest import digest_tree
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
+from esper.tolaria.history import begun, further, recent, whole
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
-from esper.tolaria.reopening import WRITER, Writers, check_end
+from esper.tolaria.reopening import Writers, check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.retention import blend_starts
 from esper.tolaria.run import Run
@@ -110,7 +108,7 @@ def start(
     """
     run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     bench = Bench(run_id, Path(home), log, Subject(model, optimizer, loss, dict(state or {}), clip_norm), sites)
-    if bench.events():
+    if begun(bench.log, run_id):
         raise RunExists(
             f"run {run_id} exists already; go on with `esper resume {run_id}`, or esper.resume({run_id!r}, ...) from "
             "Python, or choose another run_id"
@@ -183,10 +181,10 @@ def resume(
     bench = Bench(
         _checked_run_id(run_id), Path(home), log, Subject(model, optimizer, loss, dict(state or {}), clip_norm), sites
     )
-    events = bench.events()
-    if not events:
+    known = recent(bench.log, bench.store, run_id) or whole(bench.log, run_id)
+    before = known.state
+    if before.sequence == 0:
         raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; `esper runs` lists those there are")
-    before = fold(RunState(run_id), events)
     if before.status == "completed":
         logger.warning("run %s is completed already; there is nothing to resume", run_id)
         return Run(run_id, None, before)
@@ -204,9 +202,9 @@ def resume(
     writer = writers.open()  # fences a trainer that still runs: read again what it wrote until now
     with ExitStack() as undo:
         undo.callback(writer.close)
-        events = bench.events()
-        check_end(run_id, writer, len(events))
-        present = fold(RunState(run_id), events)
+        known = further(bench.log, known)
+        present = known.state
+        check_end(run_id, writer, present.sequence)
         if present.status != before.status and present.status != "running":
             raise RunUnusable(
                 f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume"
@@ -214,6 +212,9 @@ def resume(
         journal = undo.enter_context(closing(Journal(writers, writer, present, settings.log)))
         archive = undo.enter_context(closing(Archive(bench.store, run_id)))
         checkpoint, corrupt = _newest(archive, journal.state)
+        if not known.serves(checkpoint.step):
+            known = whole(bench.log, run_id)
+        events = known.events
         replay = Replay(events, checkpoint.step, exact=not notes)
         trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive, events)))
         trainer.load(checkpoint)
@@ -231,10 +232,8 @@ def resume(
         for each in corrupt:
             transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
         journal.commit(transaction)
-        kept = {each.manifest for each in journal.state.checkpoints}
-        for event in events:  # a former process may have been killed before it deleted these
-            if isinstance(event.content, CheckpointRetired) and event.content.manifest not in kept:
-                archive.remove(event.content.manifest)
+        for manifest in sorted(known.retired() - {each.manifest for each in journal.state.checkpoints}):
+            archive.remove(manifest)
         undo.pop_all()
     return Run(run_id, trainer, journal.state)
 
@@ -255,11 +254,6 @@ class Bench:
         self.subject.check()
         self.log = open_log(self.log_url or log_url(self.home.absolute()))
         self.store = open_store(f"file:///{(self.home / 'artifacts').absolute()}")
-
-    def events(self) -> list[Event]:
-        """The run's events on the log, in order."""
-        dead = sending_to(self.log, WRITER)
-        return [event for _, event in in_order(self.log.read(RUNS, key=self.run_id), unreadable=dead)]
 
     def check(self, state: RunState, inexact: bool) -> tuple[str, ...]:
         """Refuse a model, optimiser or machine that is not the run's; returns the differences that were let pass."""

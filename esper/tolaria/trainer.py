@@ -82,8 +82,7 @@ class Trainer:
         self.subject, self.garden, self.boundary = subject, garden, boundary
         self.journal, self.inbox, self.keeper = journal, inbox, keeper
         self.settings, self.replay, self._costs = settings, replay, costs
-        self.cursor = Cursor()
-        self.window = Window()
+        self.cursor, self.window = Cursor(), Window()
         self.step = 0
         self._handled = 0  # the last step after which rollback and boundary were looked at
         self._sequence = 0  # of the last event that the model's state includes, while replaying
@@ -364,8 +363,9 @@ class Trainer:
     # Checkpoints and ends
 
     def _checkpoint(self, *reasons: str) -> None:
-        sequence = self._sequence if self.replay.covers(self.step) else self.journal.state.sequence
-        self.keeper.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree()))
+        replaying = self.replay.covers(self.step)  # then the fold has come further than the step
+        sequence, folded = (self._sequence, None) if replaying else (self.journal.state.sequence, self.journal.folded())
+        self.keeper.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree(), folded))
 
     def _checkpoint_due(self, *reasons: str) -> None:
         """A checkpoint that the governor may go back to; weights that are not finite are never one."""

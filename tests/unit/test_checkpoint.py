@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,14 @@ from torch import nn
 from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, EsperError
+from esper.events.runs import CheckpointRetired
+from esper.tamiyo.snapshot import Folded
+from esper.tamiyo.state import RunState
 from esper.tolaria.archive import Archive
 from esper.tolaria.checkpoint import Checkpoints, Snapshot, snapshot
 from esper.tolaria.digest import digest_tree
+from esper.tolaria.journal import Journal
+from esper.tolaria.keeper import Keeper
 
 
 @pytest.fixture
@@ -193,3 +200,96 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_when_it_is_asked_for(
     with pytest.raises(EsperError, match=r"could not be written"):
         archive.finished(wait=True)
     archive.close()
+
+
+def folded(*leaving: str) -> Folded:
+    return Folded(RunState("run", sequence=10, writer_epoch=1), "ab" * 32, leaving)
+
+
+def test_the_folded_run_is_kept_with_a_checkpoint_and_goes_with_it(files: Checkpoints, store: ArtifactStore) -> None:
+    without = files.write(snap(1, state()))
+    written = files.write(replace(snap(2, state()), folded=folded()))
+    assert written.manifest == files.write(snap(2, state())).manifest
+    later = Checkpoints(store, "run")
+    assert later.folded(without.manifest) is None
+    assert later.folded(written.manifest) == folded()
+    (key,) = store.keys("runs/run/folds/")
+    assert json.loads(store.get(key, key.split(".")[-2]))["last"] == "ab" * 32
+    later.adopt(without.manifest)
+    later.remove(written.manifest)
+    assert list(store.keys("runs/run/folds/")) == []
+    assert later.read(without.manifest).step == 1
+
+
+def test_a_checkpoint_whose_folded_run_is_damaged_or_missing_is_whole(
+    files: Checkpoints, store: ArtifactStore, tmp_path: Path
+) -> None:
+    written = files.write(replace(snap(1, state()), folded=folded()))
+    (key,) = store.keys("runs/run/folds/")
+    damage(tmp_path, key)
+    later = Checkpoints(store, "run")
+    with pytest.raises(CorruptArtifact):
+        later.folded(written.manifest)
+    store.delete(key)
+    assert later.folded(written.manifest) is None
+    later.adopt(written.manifest)
+    assert later.read(written.manifest).step == 1
+
+
+def test_a_checkpoint_names_those_whose_files_were_still_to_be_deleted(store: ArtifactStore) -> None:
+    class Slow(Archive):
+        """Deletes nothing before it is told to."""
+
+        def __init__(self) -> None:
+            super().__init__(store, "run")
+            self.removals: list[Future[None]] = []
+            self.taken: list[Snapshot] = []
+
+        def take(self, snap: Snapshot) -> None:
+            self.taken.append(snap)
+            super().take(snap)
+
+        def remove(self, manifest: str) -> Future[None]:
+            self.removals.append(Future())
+            return self.removals[-1]
+
+    class Committing(Journal):
+        """Has committed all that was submitted."""
+
+        def __init__(self) -> None:
+            self._state, self._counted = RunState("run", status="running"), (0, 1)
+            self._moved = self._counted
+
+        def transaction(self) -> Any:
+            return Scribe(self._state)
+
+        def submit(self, transaction: Any) -> None:
+            self._state = transaction.state
+            transaction.then()
+
+    class Scribe:
+        def __init__(self, state: RunState) -> None:
+            self.state = state
+
+        def add(self, content: Any) -> None:
+            gone = isinstance(content, CheckpointRetired)
+            kept = [each for each in self.state.checkpoints if not gone or each.step != content.step]
+            self.state = replace(self.state, checkpoints=(*kept, *([] if gone else [content])))
+
+    archive = Slow()
+    keeper = Keeper(archive, Committing(), keep=1)
+    for step in (0, 1, 2, 3):
+        keeper.due = step
+        keeper.take(replace(snap(step, state()), folded=folded()))
+        archive._writing[-1][2].result()
+        keeper.commit()
+    retired = list(keeper._leaving)
+    assert len(retired) == len(archive.removals) == 2
+    archive.removals[0].set_result(None)
+    archive.removals[1].set_exception(EsperError("no permission"))
+    keeper.take(replace(snap(4, state()), folded=folded()))
+    leaving = [each.folded.leaving for each in archive.taken if each.folded is not None]
+    assert [len(each) for each in leaving] == [0, 0, 0, 1, 1]
+    assert set(leaving[-1]) == keeper._leaving
+    assert leaving[-1] != leaving[-2]
+    keeper.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Sequence
@@ -173,6 +174,20 @@ def test_what_follows_a_commit_that_failed_never_happens(slow: SlowLog) -> None:
         ahead.commit(transaction)
     ahead.close()
     assert done == []
+
+
+def test_the_folded_run_is_told_with_the_bytes_of_its_last_event_until_that_moves(slow: SlowLog) -> None:
+    slow.open.set()
+    ahead = journal(slow)
+    assert ahead.folded() is None
+    submit(ahead, 1, commit=True)
+    found = ahead.folded()
+    assert found is not None
+    assert found.state is ahead.state
+    assert found.last == hashlib.sha256(slow.appended[-1][-1].value).hexdigest()
+    ahead._moved = 1, 2  # what a writer that was opened again leaves behind
+    assert ahead.folded() is None
+    ahead.close()
 
 
 def test_transactions_reach_a_real_log_in_order(tmp_path: Path) -> None:

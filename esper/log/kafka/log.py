@@ -119,6 +119,13 @@ class KafkaLog:
         self._open()
         return self._following(topic, key, start, stop)
 
+    def checkpointed(self, run_id: str) -> Position | None:
+        self._open()
+        hint = self.index.of(run_id)
+        if hint is None or hint.checkpoint is None:
+            return None
+        return Position(RUNS, self.partition(run_id), hint.checkpoint)
+
     def close(self) -> None:
         self._closed = True
         self.reader.close()

@@ -1,0 +1,146 @@
+"""What a resume reads of its run: from the last checkpoint on where that can be done, else from the first event.
+
+A checkpoint's files may hold the run as it was folded then. That, and where the log says the checkpoint is, are hints:
+they count only where the log has the very event that the fold came to. Whatever is wrong with them, the log has it all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from esper.artifacts.port import ArtifactStore
+from esper.errors import CorruptArtifact, DecodeError, EsperError
+from esper.events import Event
+from esper.events.runs import CheckpointCommitted, CheckpointRetired
+from esper.kasmina.stages import IllegalMove
+from esper.log.deadletter import sending_to
+from esper.log.ordering import in_order
+from esper.log.port import RUNS, Entry, Log, Position
+from esper.log.records import event_of
+from esper.tamiyo.fold import fold
+from esper.tamiyo.snapshot import Folded
+from esper.tamiyo.state import RunState, settings_of
+from esper.tolaria.checkpoint import Checkpoints
+from esper.tolaria.reopening import WRITER
+
+logger = logging.getLogger("esper")
+FIRST_STRIDE = 16  # positions before a checkpoint's event at which to look first for the one that it was taken at
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A run as far as it has been read, up to ``end``. ``events`` are its events from the first one on, or those behind
+    the checkpoint of step ``since``; ``leaving`` are manifests of checkpoints retired before, for ``retired``."""
+
+    state: RunState
+    events: list[Event]
+    end: Position | None
+    since: int | None = None
+    leaving: tuple[str, ...] = ()
+
+    def serves(self, step: int) -> bool:
+        """Whether the run can be taken up from the checkpoint of ``step`` with no more of it than this."""
+        return self.since is None or step >= self.since
+
+    def retired(self) -> set[str]:
+        """The manifests of retired checkpoints whose files may still be there: a former process may have been killed
+        before it deleted them."""
+        found = (each.content for each in self.events)
+        return {*self.leaving, *(each.manifest for each in found if isinstance(each, CheckpointRetired))}
+
+
+def begun(log: Log, run_id: str) -> bool:
+    """Whether the log has an event of the run."""
+    ordered = in_order(log.read(RUNS, key=run_id), unreadable=sending_to(log, WRITER))
+    return next(ordered, None) is not None
+
+
+def whole(log: Log, run_id: str) -> History:
+    """The run from its first event on; with no event if it is not on the log."""
+    return further(log, History(RunState(run_id), [], None))
+
+
+def further(log: Log, known: History) -> History:
+    """``known`` with what has come since."""
+    state, dead = known.state, sending_to(log, WRITER)
+    entries = log.read(RUNS, key=state.run_id, after=known.end)
+    ordered = in_order(entries, epoch=state.writer_epoch, sequence=state.sequence, unreadable=dead)
+    return _extended(known, list(ordered))
+
+
+def recent(log: Log, store: ArtifactStore, run_id: str) -> History | None:
+    """The run from its last checkpoint on, None where it has to be read from its first event."""
+    try:
+        return _recent(log, store, run_id)
+    except (EsperError, IllegalMove) as error:  # the whole run tells what it is, if that matters
+        logger.debug("run %s is read from its first event: %s", run_id, error)
+        return None
+
+
+def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
+    entry, committed = _newest(log, run_id)
+    folded = Checkpoints(store, run_id).folded(committed.manifest)
+    if folded is None or (folded.state.run_id, folded.state.sequence) != (run_id, committed.sequence):
+        raise CorruptArtifact(f"the checkpoint of step {committed.step} does not say how the run was folded")
+    state = folded.state
+    if settings_of(state).decision.where != "local":
+        raise CorruptArtifact("which proposals were answered is in no checkpoint")
+    bad: list[tuple[Entry, DecodeError]] = []
+    entries = in_order(
+        _behind(log, entry, folded),
+        epoch=state.writer_epoch,
+        sequence=state.sequence,
+        unreadable=lambda *each: bad.append(each),
+    )
+    known = _extended(History(state, [], None, committed.step, folded.leaving), list(entries))
+    for each in bad:  # only now: where this fails, the whole run is read and tells them
+        sending_to(log, WRITER)(*each)
+    return known
+
+
+def _newest(log: Log, run_id: str) -> tuple[Entry, CheckpointCommitted]:
+    """The event of the run's last checkpoint."""
+    place = log.checkpointed(run_id)
+    entry = None if place is None else next(_read(log, run_id, place, 1), None)
+    content = None if entry is None else event_of(entry).content
+    if entry is None or not isinstance(content, CheckpointCommitted):
+        raise CorruptArtifact("the log names no checkpoint")
+    return entry, content
+
+
+def _behind(log: Log, committed: Entry, folded: Folded) -> Iterator[Entry]:
+    """The entries behind the event that ``folded`` came to, which lies somewhere before ``committed``."""
+    place, sequence = committed.position, folded.state.sequence
+    stride = FIRST_STRIDE + 2 * ((committed.record.sequence or 0) - sequence)
+    while True:
+        entries = _read(log, committed.record.key, place, stride)
+        first = next(entries, committed)
+        if (first.record.sequence or 0) <= sequence:
+            break
+        if stride > place.offset:
+            raise CorruptArtifact(f"event {sequence} is not before the checkpoint's")
+        stride *= 4
+    for entry in chain([first], entries):
+        if hashlib.sha256(entry.record.value).hexdigest() == folded.last:
+            if entry.record.epoch != folded.state.writer_epoch:
+                break
+            return entries
+        if (entry.record.sequence or 0) > sequence:
+            break
+    raise CorruptArtifact(f"event {sequence} is not the one that the checkpoint was folded to")
+
+
+def _read(log: Log, run_id: str, place: Position, stride: int) -> Iterator[Entry]:
+    """The run's entries from at most ``stride`` before ``place`` on. How many of them lie there, none may be, is a
+    guess: positions have holes, and others write in between."""
+    return iter(log.read(RUNS, key=run_id, after=replace(place, offset=max(place.offset - stride, -1))))
+
+
+def _extended(known: History, found: list[tuple[Entry, Event]]) -> History:
+    events = [event for _, event in found]
+    end = found[-1][0].position if found else known.end
+    return replace(known, state=fold(known.state, events), events=[*known.events, *events], end=end)
