@@ -54,4 +54,6 @@ def quieten() -> None:
 
 class _Debug(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        logger.debug("%s: %s", record.name, record.getMessage(), exc_info=record.exc_info)
+        crashed = record.name.startswith("faust.agents") and record.levelno >= logging.ERROR
+        level = logging.ERROR if crashed else logging.DEBUG
+        logger.log(level, "%s: %s", record.name, record.getMessage(), exc_info=record.exc_info)

@@ -134,7 +134,7 @@ def verify_views(place: cli.Place) -> int:
     for found in report.differences:
         click.echo(f"{found.view} {found.key}: {found.what}")
     for run_id, behind in report.behind.items():
-        click.echo(f"run {run_id}: its view is {behind} events behind")
+        click.echo(f"run {run_id}: its view has {behind} events still to read; compared as far as it has come")
     result = f"{len(report.differences)} differ" if report.differences else "all agree"
     click.echo(f"generation {report.generation}: {report.runs:,} runs, {report.pieces:,} pieces compared: {result}")
     return 0 if report.ok else 1

@@ -83,7 +83,8 @@ def redrive(place: Place, positions: tuple[str, ...]) -> int:
             code = 1
             told.append({"source": str(source), "resolved": False, "outcome": str(error)})
         if not place.json:
-            click.echo(f"{source}: {told[-1]['outcome']}", err=not told[-1]["resolved"])
+            resolved = told[-1]["resolved"]
+            click.echo(f"{'' if resolved else 'esper: '}{source}: {told[-1]['outcome']}", err=not resolved)
     if place.json:
         print_json({"redriven": told})
     return code

@@ -29,6 +29,9 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def say(self, line: str) -> None:
+        """Something to know before the first step."""
+
     def step(self, run: Run, loss: float) -> None:
         """A step was done."""
 
@@ -45,6 +48,9 @@ class Lines(Progress):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self._loss = float("nan")
+
+    def say(self, line: str) -> None:
+        click.echo(line, err=True)
 
     def step(self, run: Run, loss: float) -> None:
         self._loss = loss
@@ -78,6 +84,9 @@ class Bar(Progress):
         self._accuracy: float | None = None
         self._shown = 0.0
         self._bar.start()
+
+    def say(self, line: str) -> None:
+        self._bar.console.print(line, highlight=False)
 
     def step(self, run: Run, loss: float) -> None:
         now = time.monotonic()

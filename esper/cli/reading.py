@@ -42,10 +42,12 @@ def kafka_log(place: Place) -> KafkaLog:
 
 
 def check_answers(place: Place) -> None:
-    """Raise LogError now if a log on Kafka cannot be reached or has no topics: torch takes seconds to import."""
+    """Raise LogError now if a log on Kafka cannot be reached or has no topics, or its registry does not answer: torch
+    takes seconds to import."""
     if place.log.startswith("kafka://"):
         with closing(kafka_log(place)) as log:
             log.writable(RUNS)
+            log.registry.subjects.count()
 
 
 def run_ids(log: Log) -> list[str]:

@@ -85,6 +85,7 @@ def train(
             task=canonical_json(asdict(plan)),
             data=task.files,
         )
+        progress.say(f"run {run.run_id} begins")
         _drive(run, parts, progress)
     _tell(place, run.state)
 
@@ -115,6 +116,7 @@ def resume(place: Place, run_id: str, inexact: bool) -> None:
     parts = _Parts(task, plan, state.seed)
     with progress_for(place, plan.steps or plan.epochs * task.steps_per_epoch) as progress:
         run = esper.resume(run_id, **parts.arguments(place), inexact=inexact)
+        progress.say(f"run {run_id} goes on from the checkpoint of step {run.step_number:,}")
         _drive(run, parts, progress)
     _tell(place, run.state)
 

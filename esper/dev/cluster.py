@@ -80,7 +80,8 @@ class Cluster:
             state = self._read() or self._new(brokers or 1, with_registry)
             if brokers not in (None, len(state.nodes)):
                 raise UsageError(
-                    f"the cluster in {self.home} has {len(state.nodes)} broker(s); choose another folder for {brokers}"
+                    f"the cluster in {self.home} has {len(state.nodes)} broker(s); choose another folder for "
+                    f"{brokers}: esper dev up --brokers {brokers} --home FOLDER, and the same --home for status and down"
                 )
             self._start_brokers(jars, state, [node.number for node in state.nodes], say)
             if state.registry_port is not None:

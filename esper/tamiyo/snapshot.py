@@ -1,6 +1,7 @@
 """A run's folded state as bytes, kept with a checkpoint so that a resume need not fold the run from its first event.
 
-It is a cache of the fold: only the version that made it may use it, and whoever reads it checks that it is the run's.
+It is a cache of the fold: only the version that made it may use it, and whoever reads it checks that the run came to
+the same event. Like a checkpoint's tensors it is trusted as far as the artifacts are.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class Checkpoints:
         try:
             return self._files_of(manifest, self._manifest(manifest))
         except CorruptArtifact:
-            return set()
+            return set(self._store.keys(self._folds(manifest)))
 
     def _files_of(self, manifest: str, raw: dict[str, Any]) -> set[str]:
         """The keys of what goes with a manifest."""

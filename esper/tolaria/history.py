@@ -76,7 +76,7 @@ def recent(log: Log, store: ArtifactStore, run_id: str) -> History | None:
     """The run from its last checkpoint on, None where it has to be read from its first event."""
     try:
         return _recent(log, store, run_id)
-    except (EsperError, IllegalMove) as error:  # the whole run tells what it is, if that matters
+    except (EsperError, IllegalMove, ValueError, LookupError, TypeError) as error:  # whatever is wrong with a hint
         logger.debug("run %s is read from its first event: %s", run_id, error)
         return None
 

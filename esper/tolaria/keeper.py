@@ -51,7 +51,7 @@ class Keeper:
             for old in gone:
                 transaction.add(CheckpointRetired(step=old.step, manifest=old.manifest))
             self._leaving |= {old.manifest for old in gone}
-            transaction.then = lambda: self._remove([old.manifest for old in gone])
+            transaction.then = lambda: self.remove([old.manifest for old in gone])
             self._journal.submit(transaction)
         if wait:
             self._journal.wait()
@@ -66,7 +66,9 @@ class Keeper:
     def close(self) -> None:
         self._archive.close()
 
-    def _remove(self, manifests: list[str]) -> None:
+    def remove(self, manifests: list[str]) -> None:
+        """Delete the files of retired checkpoints, in the background; what cannot be is left to the next resume."""
+        self._leaving |= set(manifests)
         for manifest in manifests:
             removal = self._archive.remove(manifest)
             removal.add_done_callback(partial(self._removed, manifest))

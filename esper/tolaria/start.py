@@ -232,8 +232,8 @@ def resume(
         for each in corrupt:
             transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
         journal.commit(transaction)
-        for manifest in sorted(known.retired() - {each.manifest for each in journal.state.checkpoints}):
-            archive.remove(manifest)
+        gone = known.retired() | {each.manifest for each in corrupt}
+        trainer.keeper.remove(sorted(gone - {each.manifest for each in journal.state.checkpoints}))
         undo.pop_all()
     return Run(run_id, trainer, journal.state)
 

@@ -197,6 +197,7 @@ def test_recovery_takes_the_checkpoint_before_a_damaged_one_and_says_so(
     retired = [each for each in contents(tmp_path, CheckpointRetired, "torn") if each.step == newest.step]
     assert [each.manifest for each in retired] == [newest.manifest]
     loop.go()
+    assert [path for path in chunk_files(tmp_path, "torn") if newest.manifest in path.name] == []
     assert history(tmp_path, "torn") == whole
 
 

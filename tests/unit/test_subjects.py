@@ -95,12 +95,13 @@ def test_a_web_server_that_knows_no_such_page_is_no_empty_registry(
         assert remedy in said
 
 
-def test_a_page_where_the_registry_should_be_is_named(registry: Callable[[int, str], Subjects]) -> None:
+@pytest.mark.parametrize("body", ["<html>Welcome</html>", '"hello"', "null", "{}"])
+def test_what_answers_but_is_no_registry_is_named(registry: Callable[[int, str], Subjects], body: str) -> None:
     with (
-        closing(registry(200, "<html>Welcome</html>")) as subjects,
+        closing(registry(200, body)) as subjects,
         pytest.raises(LogError, match=r"no schema registry.*ESPER_REGISTRY.*/apis/ccompat/v7"),
     ):
-        subjects.versions("s")
+        subjects.text(1)
 
 
 def test_a_setting_that_is_missing_says_where_a_registry_is(monkeypatch: pytest.MonkeyPatch) -> None:

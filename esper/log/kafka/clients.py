@@ -197,6 +197,7 @@ def security(settings: KafkaSettings) -> dict[str, Any]:
 def told(error: KafkaError) -> str:
     """The error's text, without the client's and thread's names."""
     text = _BOOKKEEPING.sub("", " ".join(error.str().split()))
+    text = re.sub(r"^ProduceRequest for .* failed: | \(broker \d+ PID\{.*$", "", text)
     return text.split("]: ", 1)[-1] if text.startswith("[thrd") else text
 
 

@@ -108,11 +108,14 @@ class Subjects:
     def text(self, schema_id: int) -> str | None:
         """The schema with this id; None if there is none."""
         try:
-            return self._asked(lambda: self._client.get_schema(schema_id)).schema_str
+            found = self._asked(lambda: self._client.get_schema(schema_id)).schema_str
         except SchemaRegistryError as error:
             if error.error_code in _MISSING:
                 return None
             raise self._failure(error, f"asking for schema {schema_id}") from error
+        if not found:
+            raise self._stranger()
+        return found
 
     def count(self) -> int:
         """How many subjects there are."""
@@ -129,8 +132,11 @@ class Subjects:
                 f"{self._name}: it does not answer ({error or type(error).__name__}); start it, or set ESPER_REGISTRY "
                 f"to where it is"
             ) from error
-        except ValueError as error:  # a page, not JSON
-            raise LogError(f"{self._name}: what answers there is no schema registry; {_BASE}") from error
+        except (ValueError, AttributeError, TypeError, KeyError) as error:  # a page, or JSON of something else
+            raise self._stranger() from error
+
+    def _stranger(self) -> LogError:
+        return LogError(f"{self._name}: what answers there is no schema registry; {_BASE}")
 
     def _failure(self, error: SchemaRegistryError, what: str) -> LogError:
         where = f"{self._name}: {what}"
