@@ -81,7 +81,7 @@ class Cluster:
             if brokers not in (None, len(state.nodes)):
                 raise UsageError(
                     f"the cluster in {self.home} has {len(state.nodes)} broker(s); choose another folder for "
-                    f"{brokers}: esper dev up --brokers {brokers} --home FOLDER, and the same --home for status and down"
+                    f"{brokers}: esper dev up --brokers {brokers} --home FOLDER, and so for status and down"
                 )
             self._start_brokers(jars, state, [node.number for node in state.nodes], say)
             if state.registry_port is not None:
