@@ -12,16 +12,23 @@
 # make clean   remove what the above made, but no run (.esper) and no data
 #
 # Variables: TASK=digits (demo without Fashion-MNIST), PYTHON=python3.12 (makes .venv),
-#            TORCH_INDEX=URL (where torch comes from, for a build without CUDA), TESTS="tests/unit -k fold"
+#            TORCH_INDEX=URL (where torch comes from, for a build without CUDA), TESTS="tests/unit -k fold",
+#            SIDE_BY_SIDE=0 (test one file after another, as where a test's output is to be seen at once)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 TASK ?= fashion-mnist
 TESTS ?=
 BROKERS ?=
+SIDE_BY_SIDE ?= 2
 BIN := .venv/bin
+# A file stays on one process, with its brokers and fixtures; the slow files begin with c and come first.
+PYTEST := $(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadfile --no-loadscope-reorder
 CONTAINED := tests/integration/test_log_contract.py tests/chaos/test_outages.py \
 	-k "kafka or killed_in_the_middle"
+
+# The tests start many processes that import torch, which takes three times as long where nothing compiled is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data demo test container-image test-containers test-all kafka kafka-down lint schemas bench bench-kafka clean
@@ -53,8 +60,8 @@ schemas: .venv/complete
 # Without Fashion-MNIST the suite says which tests it left out.
 test: .venv/complete lint
 	@tools/fashion-mnist.sh || echo "test: going on without Fashion-MNIST"
-	@echo "test: running the suite; usually 20 to 30 minutes on 2 cores, of which Kafka takes most"
-	@$(BIN)/python -m pytest $(TESTS)
+	@echo "test: running the suite; usually 10 to 20 minutes on 2 cores, of which Kafka takes most"
+	@$(PYTEST) $(TESTS)
 
 # apache/kafka, or an image built here; not within a test, whose time is limited.
 container-image: .venv/complete
@@ -64,7 +71,7 @@ test-containers: .venv/complete container-image
 	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(CONTAINED)
 
 test-all: test container-image
-	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(TESTS)
+	@ESPER_TEST_BROKER=docker $(PYTEST) $(TESTS)
 
 kafka: .venv/complete
 	@$(BIN)/esper dev up $(if $(BROKERS),--brokers $(BROKERS))

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import pytest
 from confluent_kafka import KafkaException
@@ -25,8 +25,10 @@ from confluent_kafka.admin import AdminClient
 from esper.dev.broker import known_brokers
 from esper.dev.cluster import Cluster
 from esper.dev.jars import java, maven
-from esper.dev.processes import alive, send
+from esper.dev.processes import Process, alive, send
 from esper.errors import EsperError
+
+_TOLD = pytest.StashKey[tuple[str, str]]()
 
 
 class Brokers(Protocol):
@@ -59,6 +61,8 @@ class JarBrokers:
     def __init__(self, brokers: int, *, with_registry: bool, settings: Mapping[str, str]) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="esper-brokers-"))
         self.cluster = Cluster(self.home, settings)
+        self.registry = ""
+        self._processes: dict[int, Process] = {}
         try:
             found = self.cluster.up(brokers, with_registry=with_registry)
         except BaseException:
@@ -67,7 +71,7 @@ class JarBrokers:
         self.addresses = found.log.removeprefix("kafka://")
         self.registry = found.registry
         self.killed_at = 0.0
-        self._processes = {number: self.cluster.process(number) for number in range(1, brokers + 1)}
+        self._processes |= {number: self.cluster.process(number) for number in range(1, brokers + 1)}
 
     def kill(self, number: int) -> None:
         process = self._processes[number]
@@ -82,6 +86,9 @@ class JarBrokers:
         self._processes[number] = self.cluster.process(number)
 
     def close(self) -> None:
+        if not self.registry:  # a test's own: its data is thrown away, so none of them need stop in good order
+            for number in self._processes:
+                self.kill(number)
         self.cluster.down()
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -163,11 +170,27 @@ def pytest_report_header() -> str:
     return f"Kafka: {kind} ({why})"
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that tests beside another tells the first one what it decided."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and _decided.cache_info().currsize:
+        output["kafka"] = _decided()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    decided = getattr(node, "workeroutput", {}).get("kafka")
+    if decided is not None:
+        node.config.stash[_TOLD] = decided
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell where the choice had to be changed."""
-    if _decided.cache_info().currsize and _decided() != _choice():
-        kind, why = _decided()
-        terminalreporter.write_line(f"Kafka: {kind} ({why})")
+    decided = terminalreporter.config.stash.get(_TOLD, None)
+    if decided is None and _decided.cache_info().currsize:
+        decided = _decided()
+    if decided is not None and decided != _choice():
+        terminalreporter.write_line("Kafka: {} ({})".format(*decided))
 
 
 @pytest.fixture(scope="session")

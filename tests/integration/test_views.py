@@ -23,7 +23,7 @@ from esper.tamiyo.view import LARGEST
 from esper.urza import register
 from tests.brokers import new_log
 from tests.integration.command import Result, wait_until
-from tests.workers import Worker, changelog, digests, made_run, records, write_run, write_run_on
+from tests.workers import Worker, changelog, digests, free_port, made_run, records, write_run, write_run_on
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -245,13 +245,14 @@ def test_live_views_agree_with_a_fresh_fold_and_one_that_does_not_is_named(url, 
 
 
 def test_a_worker_needs_a_log_on_kafka_with_topics(tmp_path: Path, kafka_log_url, capsys):
-    assert main(["worker", "--log", f"sqlite:///{tmp_path}/log.db"]) == 2
+    port = ["--port", str(free_port())]  # the default one may be anybody's
+    assert main(["worker", *port, "--log", f"sqlite:///{tmp_path}/log.db"]) == 2
     assert "kafka://" in capsys.readouterr().err
     missing = kafka_log_url().rpartition("/")[0] + "/none-such"
-    assert main(["worker", "--log", missing]) == 1
+    assert main(["worker", *port, "--log", missing]) == 1
     assert "esper topics init" in capsys.readouterr().err
 
 
 def test_beyond_loopback_a_token_and_tls_are_demanded(kafka_log_url, capsys, monkeypatch):
-    assert main(["worker", "--log", kafka_log_url(), "--host", "0.0.0.0"]) == 2
+    assert main(["worker", "--log", kafka_log_url(), "--host", "0.0.0.0", "--port", str(free_port())]) == 2
     assert "ESPER_WORKER_TOKEN" in capsys.readouterr().err
