@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from esper.cli.options import Place
 from esper.errors import RunNotFound, UsageError
 from esper.events import Event
+from esper.events.runs import RunCancelled, RunCompleted, RunFailed
+from esper.events.schemas import name_of
 from esper.log import open_log
 from esper.log.ordering import in_order
 from esper.log.port import RUNS, Entry, Log
@@ -77,6 +79,12 @@ def log_with(place: Place, run_id: str) -> Log:
     close = difflib.get_close_matches(run_id, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "esper runs lists those that are"
     raise RunNotFound(f"there is no run {run_id!r} in {place.log}; {hint}")
+
+
+def has_ended(log: Log, run_id: str) -> bool:
+    """Whether the run was completed, failed or cancelled; read from its last checkpoint on."""
+    ends = {name_of(content) for content in (RunCompleted, RunFailed, RunCancelled)}
+    return any(entry.record.schema.name in ends for entry in log.read(RUNS, run_id, log.checkpointed(run_id)))
 
 
 def history(log: Log, run_id: str) -> Iterator[tuple[Entry, Event]]:

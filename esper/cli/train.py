@@ -16,7 +16,7 @@ from esper.artifacts import open_store
 from esper.cli.options import DEFAULT_HOME, Place, common
 from esper.cli.output import print_json, print_seeds, program, summary_line
 from esper.cli.progress import Progress, progress_for
-from esper.cli.reading import check_answers, log_with, state_of
+from esper.cli.reading import check_answers, has_ended, log_with, state_of
 from esper.errors import EsperError, RunEnded, RunUnusable, UsageError
 from esper.events.codec import canonical_json
 from esper.kasmina.stages import Stage
@@ -24,6 +24,7 @@ from esper.settings import settings_from
 from esper.tasks import TASKS, load_task
 
 if TYPE_CHECKING:
+    from esper.log.port import Log
     from esper.tamiyo.state import RunState
     from esper.tasks.task import Task
     from esper.tolaria import Run
@@ -97,10 +98,7 @@ def train(
 def resume(place: Place, run_id: str, inexact: bool) -> None:
     """Go on with a run of a built-in task, paused, stopped by a crash or killed."""
     log = log_with(place, run_id)
-    from esper.tolaria.history import recent  # only now torch: whether there is such a run is told without
-
-    known = recent(log, open_store(f"file:///{(Path(place.home) / 'artifacts').absolute()}"), run_id)
-    state = known.state if known is not None else state_of(log, run_id)
+    state = state_of(log, run_id) if has_ended(log, run_id) else _present(place, log, run_id)
     if state.status == "completed":
         _tell(place, state, "there is nothing to resume")
         return
@@ -119,6 +117,14 @@ def resume(place: Place, run_id: str, inexact: bool) -> None:
         progress.say(f"run {run_id} goes on from the checkpoint of step {run.step_number:,}")
         _drive(run, parts, progress)
     _tell(place, run.state)
+
+
+def _present(place: Place, log: Log, run_id: str) -> RunState:
+    """The run as it is now, read from its last checkpoint on if that can be done."""
+    from esper.tolaria.history import recent  # imports torch, which a run that has ended does without
+
+    known = recent(log, open_store(f"file:///{(Path(place.home) / 'artifacts').absolute()}"), run_id)
+    return known.state if known is not None else state_of(log, run_id)
 
 
 class _Parts:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from esper.artifacts.port import ArtifactStore
-from esper.errors import CorruptArtifact, DecodeError, EsperError
+from esper.errors import CorruptArtifact, DecodeError, EsperError, LogError, SequenceConflict, SequenceGap
 from esper.events import Event
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
 from esper.kasmina.stages import IllegalMove
-from esper.log.deadletter import sending_to
+from esper.log.deadletter import Letter, letters, sending_to
 from esper.log.ordering import in_order
 from esper.log.port import RUNS, Entry, Log, Position
 from esper.log.records import event_of
@@ -73,15 +73,22 @@ def further(log: Log, known: History) -> History:
 
 
 def recent(log: Log, store: ArtifactStore, run_id: str) -> History | None:
-    """The run from its last checkpoint on, None where it has to be read from its first event."""
+    """The run from its last checkpoint on, None where it has to be read from its first event.
+
+    Raises LogError if the log cannot be read now.
+    """
     try:
         return _recent(log, store, run_id)
     except (EsperError, IllegalMove, ValueError, LookupError, TypeError) as error:  # whatever is wrong with a hint
+        if isinstance(error, LogError) and not isinstance(error, SequenceGap | SequenceConflict):
+            raise  # the log itself cannot be read now
         logger.debug("run %s is read from its first event: %s", run_id, error)
         return None
 
 
 def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
+    if any(_stands_in_the_way(letter, run_id) for letter in letters(log)):
+        raise CorruptArtifact("some of its records could not be read")
     entry, committed = _newest(log, run_id)
     folded = Checkpoints(store, run_id).folded(committed.manifest)
     if folded is None or (folded.state.run_id, folded.state.sequence) != (run_id, committed.sequence):
@@ -100,6 +107,12 @@ def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
     for each in bad:  # only now: where this fails, the whole run is read and tells them
         sending_to(log, WRITER)(*each)
     return known
+
+
+def _stands_in_the_way(letter: Letter, run_id: str) -> bool:
+    """Whether some reader could not read that record of the run: then it may be quarantined, and must not go on."""
+    content = letter.content
+    return letter.outcome is None and content.key == run_id and content.source.startswith(f"{RUNS}/")
 
 
 def _newest(log: Log, run_id: str) -> tuple[Entry, CheckpointCommitted]:

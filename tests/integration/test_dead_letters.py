@@ -205,12 +205,16 @@ def test_redrive_where_no_record_is_tells_whether_one_ever_was(log: Log, esper: 
     for place in (gone, Position(SIGNALS, 77, 0), Position("another.topic", 0, 0)):
         never = esper("dlq", "redrive", place)
         assert never.code == 1
-        assert never.err.startswith(f"{place}: there is no record at that place, and no dead letter; `esper dlq list` ")
+        assert never.err.startswith(
+            f"esper: {place}: there is no record at that place, and no dead letter; `esper dlq list` "
+        )
     record = Record(RUNS, RUN, history()[0].schema, GARBAGE)
     log.signal(dead_letter_record(Entry(gone, NOW, record, "deleted since"), "deleted since", writer="test", time=NOW))
     deleted = esper("dlq", "redrive", gone)
     assert deleted.code == 1
-    assert deleted.err.startswith(f"{gone}: there is no record at {gone} any more; what it held is in `esper dlq show ")
+    assert deleted.err.startswith(
+        f"esper: {gone}: there is no record at {gone} any more; what it held is in `esper dlq show "
+    )
 
 
 def test_one_that_comes_again_after_it_was_resolved_is_open_again(
@@ -301,6 +305,7 @@ def test_a_quarantined_run_is_not_resumed_and_the_error_names_the_place(
     entry = next(each for each in log.read(RUNS) if each.record.schema.name == "esper.runs.DecisionMade")
     with monkeypatch.context() as version:
         older_version(version)
+        version.setattr("esper.tamiyo.snapshot.version", lambda: "older")
         with pytest.raises(Quarantined, match=f"{entry.position} cannot be read.*esper dlq redrive {entry.position}"):
             loop.resume()
         assert str(entry.position) in {letter.content.source for letter in letters(log)}

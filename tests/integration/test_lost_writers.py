@@ -173,7 +173,7 @@ def test_a_quarantined_run_is_not_resumed_and_its_trainer_not_fenced(last: bool,
     loop.begin()
     loop.go(until=20)
     log = SqliteLog("sqlite:///", tmp_path / "log.db")
-    entry = [*log.read(RUNS, key="run")][-1 if last else -3]
+    entry = [*log.read(RUNS, key="run")][-1 if last else -2]
     with log.database.transaction() as connection:
         foreign = schema_id(connection, Schema("foreign.Event", "0", '{"type": "record"}', {}))
         connection.execute("UPDATE records SET schema = ? WHERE offset = ?", (foreign, entry.position.offset))

@@ -16,9 +16,12 @@ import pytest
 import torch
 
 from esper.artifacts import open_store
+from esper.cli.main import main
+from esper.errors import Quarantined
 from esper.events import RunContent
 from esper.events.runs import AlertRaised, BoundaryReached, CheckpointCommitted, RunPaused
 from esper.log import open_log
+from esper.log.deadletter import dead_letter_record
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import RUNS, Entry, Position
 from esper.log.records import run_record
@@ -327,3 +330,19 @@ def test_however_often_the_log_gave_its_writer_up_both_ways_of_reading_agree(
         loop.resume()
     assert used
     loop.crash()
+
+
+def test_a_run_with_a_dead_letter_is_read_from_its_first_event_and_refused(tmp_path: Path) -> None:
+    """What no resume would read, for it lies before the checkpoint, some other reader has found."""
+    loop = Loop(tmp_path)
+    loop.begin()
+    loop.go(until=20)
+    log = SqliteLog("sqlite:///", tmp_path / "log.db")
+    entry = [*log.read(RUNS, key="run")][3]
+    with log.database.transaction() as connection:
+        connection.execute("UPDATE records SET value = x'ff' WHERE offset = ?", (entry.position.offset,))
+    assert main(["verify", "run", "--home", str(tmp_path)]) == 1
+    log.signal(dead_letter_record(replace(entry, error="damaged"), "damaged", writer="test", time=entry.timestamp))
+    with pytest.raises(Quarantined, match=f"{entry.position} cannot be read"):
+        loop.resume()
+    log.close()
