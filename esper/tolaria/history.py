@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from esper.artifacts.port import ArtifactStore
-from esper.errors import CorruptArtifact, DecodeError, EsperError, LogError, SequenceConflict, SequenceGap
+from esper.errors import CorruptArtifact, DecodeError, EsperError, LogError, LogRefused, SequenceConflict, SequenceGap
 from esper.events import Event
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
 from esper.kasmina.stages import IllegalMove
@@ -80,7 +80,7 @@ def recent(log: Log, store: ArtifactStore, run_id: str) -> History | None:
     try:
         return _recent(log, store, run_id)
     except (EsperError, IllegalMove, ValueError, LookupError, TypeError) as error:  # whatever is wrong with a hint
-        if isinstance(error, LogError) and not isinstance(error, SequenceGap | SequenceConflict):
+        if isinstance(error, LogError) and not isinstance(error, SequenceGap | SequenceConflict | LogRefused):
             raise  # the log itself cannot be read now
         logger.debug("run %s is read from its first event: %s", run_id, error)
         return None

@@ -51,9 +51,9 @@ _TABLES = [
 ]
 ROLES: dict[str, list[Right]] = {
     "trainer": [
-        *_topics(["READ", "WRITE"], RUNS, ASSETS, INDEX),
+        *_topics(["READ", "WRITE"], RUNS, ASSETS, INDEX, DEADLETTER),
         *_topics(["READ"], SIGNALS, POLICIES),
-        *_topics(["WRITE"], TELEMETRY, DEADLETTER),
+        *_topics(["WRITE"], TELEMETRY),
         _FENCING,
         _READING,
     ],
