@@ -107,10 +107,10 @@ class Checkpoints:
         }
         data = compact_json(manifest)
         sha256 = hashlib.sha256(data).hexdigest()
+        self._store.put(self._manifest_key(sha256), data)
         if snap.folded is not None:
             folded = to_bytes(snap.folded)
             self._store.put(f"{self._folds(sha256)}{hashlib.sha256(folded).hexdigest()}.fold", folded)
-        self._store.put(self._manifest_key(sha256), data)
         self._live[sha256] = self._files_of(sha256, manifest)
         return Written(sha256, size + len(data))
 
