@@ -62,6 +62,21 @@ class RegistrySettings(BaseSettings):
         return self
 
 
+class ClickHouseSettings(BaseSettings):
+    """A ClickHouse server's user; the embedded engine has none."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_CLICKHOUSE_", extra="ignore", frozen=True)
+
+    username: str = Field("default", description="user")
+    password: SecretStr | None = Field(None, description="password")
+    ca: Path | None = Field(None, description="PEM file of the authority that signed the server's certificate")
+
+
+def clickhouse_settings() -> ClickHouseSettings:
+    """The environment's; raises UsageError."""
+    return _read(ClickHouseSettings)
+
+
 def kafka_settings() -> KafkaSettings:
     """The environment's; raises UsageError."""
     return _read(KafkaSettings)

@@ -96,6 +96,10 @@ class WorkerFailed(EsperError):
     pass
 
 
+class AnalyticsError(EsperError):
+    pass
+
+
 class LogError(EsperError):
     pass
 

@@ -51,6 +51,14 @@ class LogSettings(Section):
     patience: float = Field(120.0, gt=0, description="seconds to wait for a log that does not answer")
 
 
+class Telemetry(Section):
+    every: Annotated[int, Field(ge=0)] = Field(1, description="steps between two measured ones; 0 measures none")
+    sites: Annotated[int, Field(ge=0)] = Field(20, description="steps between two at which sites are measured; 0: none")
+    rows: Positive = Field(5000, description="measurements of a batch, at most")
+    seconds: float = Field(2.0, gt=0, description="seconds that a batch takes measurements, at most")
+    buffer: Positive = Field(16, description="batches that wait for the log; what comes then is dropped")
+
+
 class Training(Section):
     steps: Positive = Field(300, description="steps of isolated training before the verdict")
     concurrent: Positive = Field(1, description="seeds in TRAINING at once")
@@ -135,6 +143,7 @@ class Settings(BaseSettings):
     boundary: Boundary = Boundary()
     checkpoint: Checkpoint = Checkpoint()
     log: LogSettings = LogSettings()
+    telemetry: Telemetry = Telemetry()
     training: Training = Training()
     blending: Blending = Blending()
     verdict: Verdict = Verdict()

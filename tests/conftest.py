@@ -10,8 +10,10 @@ from tests.brokers import (
     pytest_testnodedown,
     shared_brokers,
 )
+from tests.warehouse import database
 
 __all__ = [
+    "database",
     "kafka_log_url",
     "log_url_factory",
     "own_cluster",

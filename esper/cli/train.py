@@ -20,6 +20,7 @@ from esper.cli.reading import check_answers, has_ended, log_with, state_of
 from esper.errors import EsperError, RunEnded, RunUnusable, UsageError
 from esper.events.codec import canonical_json
 from esper.kasmina.stages import Stage
+from esper.nissa.metrics import serving
 from esper.settings import settings_from
 from esper.tasks import TASKS, load_task
 
@@ -51,6 +52,7 @@ class Plan:
 )
 @click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="A setting, such as boundary.steps=50.")
 @click.option("--run-id", metavar="ID", help="Name of the run.  [default: a new one]")
+@click.option("--metrics", "address", metavar="[HOST:]PORT", help="Serve Prometheus metrics there, on loopback.")
 @common
 def train(
     place: Place,
@@ -61,6 +63,7 @@ def train(
     decisions: str | None,
     assignments: tuple[str, ...],
     run_id: str | None,
+    address: str | None,
 ) -> None:
     """Train a built-in task and watch its network grow.
 
@@ -87,15 +90,17 @@ def train(
             data=task.files,
         )
         progress.say(f"run {run.run_id} begins")
-        _drive(run, parts, progress)
+        with serving(address, run.metrics):
+            _drive(run, parts, progress)
     _tell(place, run.state)
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--inexact", is_flag=True, help="Go on although torch, device or processor are not the run's.")
+@click.option("--metrics", "address", metavar="[HOST:]PORT", help="Serve Prometheus metrics there, on loopback.")
 @common
-def resume(place: Place, run_id: str, inexact: bool) -> None:
+def resume(place: Place, run_id: str, inexact: bool, address: str | None) -> None:
     """Go on with a run of a built-in task, paused, stopped by a crash or killed."""
     log = log_with(place, run_id)
     state = state_of(log, run_id) if has_ended(log, run_id) else _present(place, log, run_id)
@@ -115,7 +120,8 @@ def resume(place: Place, run_id: str, inexact: bool) -> None:
     with progress_for(place, plan.steps or plan.epochs * task.steps_per_epoch) as progress:
         run = esper.resume(run_id, **parts.arguments(place), inexact=inexact)
         progress.say(f"run {run_id} goes on from the checkpoint of step {run.step_number:,}")
-        _drive(run, parts, progress)
+        with serving(address, run.metrics):
+            _drive(run, parts, progress)
     _tell(place, run.state)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.events import assets, deadletter, runs, signals
+from esper.events import assets, deadletter, runs, signals, telemetry
 from esper.events.envelope import Envelope, Event
 
 RunContent = (
@@ -32,7 +32,8 @@ AssetContent = (
     | assets.KernelEvaluated
 )
 DeadLetterContent = deadletter.DeadLetter | deadletter.DeadLetterResolved
-Content = RunContent | SignalContent | AssetContent | DeadLetterContent
+TelemetryContent = telemetry.StepsMeasured
+Content = RunContent | SignalContent | AssetContent | DeadLetterContent | TelemetryContent
 
 __all__ = [
     "AssetContent",
@@ -42,8 +43,10 @@ __all__ = [
     "Event",
     "RunContent",
     "SignalContent",
+    "TelemetryContent",
     "assets",
     "deadletter",
     "runs",
     "signals",
+    "telemetry",
 ]

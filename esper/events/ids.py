@@ -36,6 +36,11 @@ def asset_id(type_name: str, content_digest: str) -> UUID:
     return _id("esper.assets", type_name, content_digest)
 
 
+def telemetry_id(run_id: str, epoch: int, number: int) -> UUID:
+    """The id of a batch of measurements: UUIDv5 of topic, run, fencing epoch and the batch's number."""
+    return _id("esper.telemetry", run_id, epoch, number)
+
+
 def dead_letter_id(source: str, *resolves: str) -> UUID:
     """The id of a record on ``esper.deadletter``: UUIDv5 of the position that it is about, and of that of the
     dead letter which it resolves."""

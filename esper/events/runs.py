@@ -158,12 +158,14 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed:
-    """A trainer took the run over, from the checkpoint at step ``checkpoint``."""
+    """A trainer took the run over, from the checkpoint at step ``checkpoint``; or went on, with another writer, where
+    it was (``reopened``)."""
 
     checkpoint: int
     inexact: bool
     environment: Environment
     notes: tuple[str, ...]
+    reopened: bool = False
     measured: Measured | None = None
 
 

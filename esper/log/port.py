@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,6 +18,7 @@ from esper.errors import UsageError
 from esper.events.schemas import Schema
 
 RUNS, SIGNALS, ASSETS, DEADLETTER = "esper.runs", "esper.signals", "esper.assets", "esper.deadletter"
+TELEMETRY = "esper.telemetry"
 PARTITIONS = 12
 """Of each topic, and fixed for life: a key's partition follows from it."""
 MAX_BYTES = 8 << 20
@@ -121,6 +122,15 @@ class Log(Protocol):
 
         ``after`` needs a key (its partition). Without one, partitions are read one after another.
         """
+
+    def topic_id(self, topic: str) -> str:
+        """What tells this topic from any other, one that is made anew under its name included."""
+
+    def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """For each partition that has had records: the first offset that is kept, and one behind the last."""
+
+    def since(self, topic: str, offsets: Mapping[int, int]) -> Iterator[Entry]:
+        """As ``read`` without a key, but each partition from behind its offset in ``offsets``, where it has one."""
 
     def follow(
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event

@@ -8,12 +8,12 @@ from urllib.parse import quote
 from uuid import UUID
 
 from esper.errors import DecodeError
-from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent
+from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent, TelemetryContent
 from esper.events.codec import content_digest, decode, encode, encode_run_event, maker
-from esper.events.ids import asset_id, run_event_text, signal_id
+from esper.events.ids import asset_id, run_event_text, signal_id, telemetry_id
 from esper.events.schemas import name_of, schema_of
 from esper.log.headers import Headers
-from esper.log.port import ASSETS, RUNS, SIGNALS, Entry, Record
+from esper.log.port import ASSETS, RUNS, SIGNALS, TELEMETRY, Entry, Record
 
 
 def run_record(
@@ -47,6 +47,14 @@ def asset_record(content: AssetContent, *, writer: str, time: datetime) -> Recor
     """The record of an asset's event, under its blueprint's id; the same content has the same id."""
     identity = asset_id(name_of(type(content)), content_digest(content))
     return record_of(ASSETS, content.blueprint, Envelope(id=identity, time=time, writer=writer), content)
+
+
+def telemetry_record(
+    run_id: str, content: TelemetryContent, *, epoch: int, number: int, time: datetime, writer: str = "trainer"
+) -> Record:
+    """The record of the ``number``-th batch of measurements by the run's writer of ``epoch``, for ``Log.signal``."""
+    envelope = Envelope(id=telemetry_id(run_id, epoch, number), time=time, writer=writer, epoch=epoch)
+    return record_of(TELEMETRY, run_id, envelope, content)
 
 
 def event_of(entry: Entry) -> Event:

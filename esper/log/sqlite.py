@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from heapq import merge
 from itertools import groupby
@@ -60,6 +60,9 @@ class SqliteLog:
         with self.database.session() as connection:
             return str(connection.execute("SELECT id FROM log").get)
 
+    def topic_id(self, topic: str) -> str:
+        return self.log_id
+
     def open_writer(self, run_id: str, *, copied: int | None = None) -> SqliteWriter:
         with self.database.transaction() as connection:
             epoch, sequence, offset = connection.execute(
@@ -94,6 +97,18 @@ class SqliteLog:
         start = start_offset(topic, key, after)
         return self._entries(topic, key, start, self._end())
 
+    def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        with self.database.session() as connection:
+            ends: list[Any] = connection.execute(
+                "SELECT partition, max((SELECT max(offset) FROM records WHERE stream = id)) FROM streams "
+                "WHERE topic = ? GROUP BY partition",
+                (topic,),
+            ).fetchall()
+        return {partition: (0, end + 1) for partition, end in ends if end is not None}
+
+    def since(self, topic: str, offsets: Mapping[int, int]) -> Iterator[Entry]:
+        return self._entries(topic, None, -1, self._end(), offsets)
+
     def follow(
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
     ) -> Iterator[Entry]:
@@ -126,8 +141,11 @@ class SqliteLog:
         with self.database.session() as connection:
             return int(connection.execute("SELECT coalesce(max(offset), -1) FROM records").get)
 
-    def _entries(self, topic: str, key: str | None, start: int, end: int) -> Iterator[Entry]:
-        """What lies after ``start``, up to ``end``; no transaction is open while the caller works."""
+    def _entries(
+        self, topic: str, key: str | None, start: int, end: int, starts: Mapping[int, int] | None = None
+    ) -> Iterator[Entry]:
+        """What lies after ``start``, up to ``end``, or after a partition's own start; no transaction is open while the
+        caller works."""
         with self.database.session() as connection:
             streams: list[Any] = connection.execute(
                 "SELECT partition, id, key FROM streams WHERE topic = ? AND key = coalesce(?, key) ORDER BY partition",
@@ -136,7 +154,8 @@ class SqliteLog:
         for partition, group in groupby(streams, itemgetter(0)):
             members = [(stream, of_key) for _, stream, of_key in group]
             share = len(members)
-            parts = [self._stream(topic, partition, *member, start, end, share) for member in members]
+            after = (starts or {}).get(partition, start)
+            parts = [self._stream(topic, partition, *member, after, end, share) for member in members]
             yield from parts[0] if share == 1 else merge(*parts, key=_offset)
 
     def _stream(

@@ -76,6 +76,8 @@ def _resumed(state: RunState, event: runs.RunResumed) -> None:
     if state.status not in ("running", "paused"):
         raise IllegalMove(f"a run that is {state.status} cannot be resumed")
     state.status, state.cause, state.environment = "running", None, event.environment
+    if not event.reopened:
+        state.resumes += 1
 
 
 def _paused(state: RunState, event: runs.RunPaused) -> None:

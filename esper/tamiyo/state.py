@@ -122,10 +122,16 @@ class RunState:
     pending: DecisionMade | None = None  # a germination decided, not yet carried out
     checkpoints: tuple[CheckpointCommitted, ...] = ()  # committed and not retired, oldest first
     rollbacks: tuple[int, ...] = ()  # the steps of all rollbacks
+    resumes: int = 0  # by a trainer that executed steps again, or might have
     answered: frozenset[str] = frozenset()  # ids of commands
     alerts: int = 0
     final_loss: float | None = None
     test: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that now executes steps, from 1: each resume and rollback begins another."""
+        return 1 + self.resumes + len(self.rollbacks)
 
     @property
     def health(self) -> dict[str, dict[str, float | None]]:

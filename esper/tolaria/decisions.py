@@ -44,8 +44,10 @@ class Local:
         return
 
     def decide(self, tx: Transaction, step: int) -> DecisionMade | None:
+        began = time.perf_counter()
         seen = observe(tx.state)
         made = self._policy.decide(seen)
+        seconds = time.perf_counter() - began
         decision = DecisionMade(
             decision=f"{step}/1",
             step=step,
@@ -59,6 +61,7 @@ class Local:
             propensity=made.propensity,
             alternatives=made.alternatives,
             reason=made.reason,
+            measured={"seconds": seconds},
         )
         tx.add(decision)
         return decision

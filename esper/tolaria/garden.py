@@ -182,11 +182,12 @@ class Garden:
     def _enter(self, plant: Plant, stage: Stage, step: int) -> None:
         plant.seed.stage, plant.since = stage, step
         if stage in IN_THE_HOST:
-            plant.seed.attach(partial(self._alpha, plant))
+            plant.seed.attach(partial(self.alpha, plant))
         elif stage is Stage.FOSSILISED:
             plant.seed.fossilise()
 
-    def _alpha(self, plant: Plant) -> float:
+    def alpha(self, plant: Plant) -> float:
+        """The share of its effect that a seed in the host has at this step."""
         if plant.seed.stage is not Stage.BLENDING:
             return 1.0
         blending = self._settings.blending

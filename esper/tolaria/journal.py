@@ -108,6 +108,11 @@ class Journal:
             self._counted = now
         return self._state
 
+    @property
+    def latest(self) -> RunState:
+        """The run as the training thread last saw it, for other threads."""
+        return self._state
+
     def folded(self) -> Folded | None:
         """The state and what tells its last event; None where that event has moved up, or is not of this journal."""
         state, newest = self.state, self._newest

@@ -83,7 +83,9 @@ class Writers:
     def resumed(self, state: RunState, epoch: int) -> Record:
         """What the re-opened writer of ``epoch`` begins with, behind the events of ``state``."""
         newest = max(each.step for each in state.checkpoints)
-        content = RunResumed(checkpoint=newest, inexact=False, environment=self._environment, notes=(NOTE,))
+        content = RunResumed(
+            checkpoint=newest, inexact=False, environment=self._environment, notes=(NOTE,), reopened=True
+        )
         place = state.sequence + 1
         return run_record(self.run_id, content, epoch=epoch, sequence=place, writer=WRITER, time=datetime.now(UTC))
 

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from prometheus_client.core import Metric
 from torch import nn
 
 from esper.errors import UsageError
+from esper.nissa.metrics import of_run
 from esper.tamiyo.state import RunState
 from esper.tolaria.trainer import Trainer
 
@@ -116,10 +118,18 @@ class Run:
         if self._trainer is None:
             raise UsageError(f"run {self.run_id} is {self.status}; there is nothing to step")
         try:
-            return self._trainer.train(batch)
+            return self._measured(self._trainer, batch)
         except BaseException:
             self._leave(self._trainer)
             raise
+
+    def _measured(self, trainer: Trainer, batch: Any) -> float:
+        if trainer.meter is None:
+            return trainer.train(batch)
+        trainer.meter.begin()
+        value = trainer.train(batch)
+        trainer.meter.end(trainer.step, trainer.cursor.epoch, value)
+        return value
 
     def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None = None) -> dict[str, Any]:
         """Measure ``test(model)``, complete the run and wait until all of it is committed. Returns ``summary()``."""
@@ -128,6 +138,14 @@ class Run:
                 self._trainer.finish(test, self._interrupted.is_set())
             self._leave(self._trainer)
         return self.summary()
+
+    def metrics(self) -> Iterator[Metric]:
+        """What Prometheus reads of this run, for ``esper.nissa.metrics.serving``; any thread may ask."""
+        trainer = self._trainer
+        if trainer is None:
+            return of_run(self._state, self._state.step, self._committed, 0)
+        dropped = 0 if trainer.meter is None else trainer.meter.dropped
+        return of_run(trainer.journal.latest, trainer.step, trainer.journal.committed, dropped)
 
     def summary(self) -> dict[str, Any]:
         """The run in a few plain values; ``test_accuracy`` is None unless the test measured ``accuracy``."""

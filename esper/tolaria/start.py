@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from esper.kasmina.seed import holds_seeds, strip
 from esper.kasmina.sites import Site, find_sites, site_table
 from esper.log import open_log
 from esper.log.port import ASSETS, Log
-from esper.settings import Settings, log_url, settings_with
+from esper.settings import Settings, Telemetry, log_url, settings_with
 from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.archive import Archive
 from esper.tolaria.boundary import Boundary
@@ -55,6 +56,8 @@ from esper.tolaria.history import begun, further, recent, whole
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
+from esper.tolaria.meter import Meter
+from esper.tolaria.recorder import Recorder
 from esper.tolaria.reopening import Writers, check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.retention import blend_starts
@@ -152,6 +155,7 @@ def start(
             CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason="start", size=written.size)
         )
         journal.commit(transaction)
+        trainer.meter = bench.meter(trainer, chosen.telemetry)
         undo.pop_all()
     return Run(run_id, trainer, journal.state)
 
@@ -178,6 +182,7 @@ def resume(
     Raises:
         RunNotFound, RunUnusable, ModelMismatch, DataMismatch, EnvironmentMismatch, CorruptArtifact, LogError.
     """
+    began = time.perf_counter()
     bench = Bench(
         _checked_run_id(run_id), Path(home), log, Subject(model, optimizer, loss, dict(state or {}), clip_norm), sites
     )
@@ -227,6 +232,7 @@ def resume(
                 inexact=bool(notes),
                 environment=environment(model),
                 notes=(*notes, *damaged),
+                measured={"seconds": time.perf_counter() - began},
             )
         )
         for each in corrupt:
@@ -234,6 +240,7 @@ def resume(
         journal.commit(transaction)
         gone = known.retired() | {each.manifest for each in corrupt}
         trainer.keeper.remove(sorted(gone - {each.manifest for each in journal.state.checkpoints}))
+        trainer.meter = bench.meter(trainer, settings.telemetry)
         undo.pop_all()
     return Run(run_id, trainer, journal.state)
 
@@ -280,6 +287,14 @@ class Bench:
     def unregistered(self) -> list[Any]:
         """Registrations of built-in blueprints that the log does not hold yet."""
         return [each for key, each in built_in().items() if next(iter(self.log.read(ASSETS, key=key)), None) is None]
+
+    def meter(self, trainer: Trainer, settings: Telemetry) -> Meter | None:
+        """What measures the steps that ``trainer`` executes from now on; None if nothing shall."""
+        if settings.every == 0:
+            return None
+        state = trainer.journal.state
+        recorder = Recorder(self.log, self.run_id, state.attempt, state.writer_epoch, settings)
+        return Meter(self.subject, trainer.garden, recorder, settings)
 
     def trainer(
         self,

@@ -37,6 +37,7 @@ from esper.tolaria.host_pass import HostPass
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal, Transaction
 from esper.tolaria.keeper import Keeper
+from esper.tolaria.meter import Meter
 from esper.tolaria.replay import Replay
 from esper.tolaria.subject import Pulse, Subject
 
@@ -83,8 +84,10 @@ class Trainer:
         self.journal, self.inbox, self.keeper = journal, inbox, keeper
         self.settings, self.replay, self._costs = settings, replay, costs
         self.cursor, self.window = Cursor(), Window()
+        self.meter: Meter | None = None
         self.step = 0
         self._handled = 0  # the last step after which rollback and boundary were looked at
+        self._seconds = 0.0  # between steps, of which no boundary has told yet
         self._sequence = 0  # of the last event that the model's state includes, while replaying
         self._diverged = False
         self._pass = HostPass(subject, garden, settings.boundary)
@@ -176,6 +179,11 @@ class Trainer:
 
     def between_steps(self, interrupted: bool) -> None:
         """Rollback or boundary, checkpoint, Ctrl-C: called when the loop asks for its next batch or epoch."""
+        began = time.perf_counter()
+        self._between(interrupted)
+        self._seconds += time.perf_counter() - began
+
+    def _between(self, interrupted: bool) -> None:
         self.journal.check()
         self.keeper.commit()
         if self.step > self._handled:
@@ -227,6 +235,8 @@ class Trainer:
         self.inbox.close()
         self.journal.close()
         self.keeper.close()
+        if self.meter is not None:
+            self.meter.close()
 
     def _act(self, before: int) -> tuple[list[str], str | None]:
         """What this step calls for: reasons for a checkpoint, and whether to ``pause`` or ``stop`` after it."""
@@ -263,6 +273,9 @@ class Trainer:
     def _arrival(self, state: RunState, began: float) -> BoundaryReached:
         digest = self.digest()
         table = self._table()
+        trials = self.boundary.trials(state)
+        now = time.perf_counter() - began
+        before, self._seconds = self._seconds, -now
         return BoundaryReached(
             step=self.step,
             epoch=self.cursor.epoch,
@@ -275,8 +288,8 @@ class Trainer:
             first_data=self.cursor.first_data,
             sites=None if table == state.sites else table,
             health=self._pass.health,
-            trials=self.boundary.trials(state),
-            measured={"seconds": time.perf_counter() - began},
+            trials=trials,
+            measured={"seconds": before + now},
         )
 
     def _table(self) -> SiteTable:
@@ -349,6 +362,8 @@ class Trainer:
             if seed.stage in IN_THE_HOST:
                 transaction.add(transition(seed, Stage.CULLED, self.step, "rollback"))
         self.journal.commit(transaction)
+        if self.meter is not None:
+            self.meter.rolled_back()
         logger.warning("step %d: the loss is not finite; back to the weights of step %d", self.step, to_step)
         return self._undo(to_step, [each for each in transaction.contents if isinstance(each, SeedTransitioned)])
 

@@ -56,8 +56,9 @@ def test_the_wheel_holds_nothing_but_esper(wheel):
     folder = REPOSITORY / "schemas"
     schemas = {f"esper/schemas/{path.relative_to(folder)}" for path in folder.rglob("*.*")}
     assert schemas <= set(names)
-    data = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "esper").rglob("*.json")}
-    assert data
+    rest = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "esper").rglob("*.*") if path.is_file()}
+    data = {str(path) for path in rest if path.suffix not in (".py", ".pyc")}
+    assert {Path(path).suffix for path in data} >= {".json", ".sql", ".j2", ".css", ".js", ".md"}
     assert data <= set(names)
 
 

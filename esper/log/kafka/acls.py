@@ -15,8 +15,8 @@ from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, R
 from esper.errors import LogError
 from esper.log.kafka.address import READERS, WRITERS
 from esper.log.kafka.clients import ANSWER
-from esper.log.kafka.topics import INDEX, POLICIES, TELEMETRY
-from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS
+from esper.log.kafka.topics import INDEX, POLICIES
+from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS, TELEMETRY
 
 if TYPE_CHECKING:
     from esper.log.kafka.log import KafkaLog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,6 +69,12 @@ class KafkaLog:
         described = self.cluster.result(self.cluster.admin.describe_cluster(), "asking for the cluster's id")
         return self.address.named(str(described.cluster_id)) if self.address.prefix else str(described.cluster_id)
 
+    def topic_id(self, topic: str) -> str:
+        real = self.writable(topic)
+        future = self.cluster.admin.describe_topics(TopicCollection([real]), request_timeout=ANSWER)[real]
+        described = self.cluster.result(future, f"asking for the id of {topic}")
+        return f"{self.log_id}/{described.topic_id}"
+
     def open_writer(self, run_id: str, *, copied: int | None = None) -> KafkaWriter:
         self._open()
         self._written.add(run_id)
@@ -106,11 +112,22 @@ class KafkaLog:
         if not partitions:
             return iter(())
         if key is None:
-            return self._all(topic, self.reader.ends(topic, range(partitions)))
+            return self._all(topic, self.reader.ends(topic, range(partitions)), {})
         partition = self.partition(key)
         if topic == RUNS and key in self._written:  # its writer knows how far it goes: nothing may hide the last events
             return self._keyed(topic, key, start, partition, self.reader.settled_end(topic, partition))
         return self._keyed(topic, key, start, partition, self.reader.ends(topic, [partition])[partition])
+
+    def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        self._open()
+        partitions = range(self.partitions(topic))
+        firsts, ends = self.reader.firsts(topic, partitions), self.reader.ends(topic, partitions)
+        return {each: (firsts[each], ends[each]) for each in partitions if ends[each] > 0}
+
+    def since(self, topic: str, offsets: Mapping[int, int]) -> Iterator[Entry]:
+        self._open()
+        partitions = self.partitions(topic)
+        return self._all(topic, self.reader.ends(topic, range(partitions)), offsets) if partitions else iter(())
 
     def follow(
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
@@ -209,9 +226,10 @@ class KafkaLog:
         found = next(self.reader.messages(RUNS, partition, offset, end), None)
         return found if found is not None and found.offset() == offset else None
 
-    def _all(self, topic: str, ends: dict[int, int]) -> Iterator[Entry]:
+    def _all(self, topic: str, ends: dict[int, int], after: Mapping[int, int]) -> Iterator[Entry]:
         for partition, end in sorted(ends.items()):
-            for message in self.reader.messages(topic, partition, OFFSET_BEGINNING, end):
+            start = after[partition] + 1 if partition in after else OFFSET_BEGINNING
+            for message in self.reader.messages(topic, partition, start, end):
                 yield self.reader.entry(topic, message)
 
     def _keyed(self, topic: str, key: str, start: int, partition: int, end: int) -> Iterator[Entry]:

@@ -102,6 +102,11 @@ class Reader:
         """For each partition the offset behind its last record, committed or not."""
         return self._ends(topic, partitions, IsolationLevel.READ_UNCOMMITTED)
 
+    def firsts(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """For each partition the offset of the first record that is kept."""
+        earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+        return self._ends(topic, partitions, IsolationLevel.READ_UNCOMMITTED, earliest)
+
     def uncommitted(self, topic: str, partition: int, offset: int) -> Message | None:
         """The first record at or behind ``offset``, committed or not; None if none comes."""
         real = self._cluster.address.named(topic)
@@ -113,10 +118,12 @@ class Reader:
         finally:
             consumer.close()
 
-    def _ends(self, topic: str, partitions: Sequence[int], isolation: IsolationLevel) -> dict[int, int]:
+    def _ends(
+        self, topic: str, partitions: Sequence[int], isolation: IsolationLevel, which: OffsetSpec | None = None
+    ) -> dict[int, int]:
         real = self._cluster.address.named(topic)
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        wanted = {TopicPartition(real, partition): latest for partition in partitions}
+        spec = which or OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(real, partition): spec for partition in partitions}
         deadline = time.monotonic() + ANSWER
         while True:
             futures = self._cluster.admin.list_offsets(wanted, isolation_level=isolation, request_timeout=ASKING)
@@ -128,7 +135,7 @@ class Reader:
             except KafkaException as error:
                 trouble = error
             if trouble.args[0].code() not in _PASSING or time.monotonic() > deadline:
-                raise self._cluster.error(f"asking where {topic} ends", trouble) from trouble
+                raise self._cluster.error(f"asking where {topic} begins or ends", trouble) from trouble
             self._refresh(real)
 
     def messages(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:

@@ -10,17 +10,17 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType, TopicDescription
 
 from esper.errors import LogError
-from esper.events import AssetContent, DeadLetterContent, RunContent, SignalContent
+from esper.events import AssetContent, DeadLetterContent, RunContent, SignalContent, TelemetryContent
 from esper.events.evolution import past
 from esper.events.schemas import Schema, schema_named, schema_of
 from esper.log.kafka.clients import ANSWER, OVERHEAD
 from esper.log.kafka.registry import subject_of
-from esper.log.port import ASSETS, DEADLETTER, MAX_BYTES, PARTITIONS, RUNS, SIGNALS
+from esper.log.port import ASSETS, DEADLETTER, MAX_BYTES, PARTITIONS, RUNS, SIGNALS, TELEMETRY
 
 if TYPE_CHECKING:
     from esper.log.kafka.log import KafkaLog
 
-POLICIES, TELEMETRY, INDEX = "esper.policies", "esper.telemetry", "esper.run-index"
+POLICIES, INDEX = "esper.policies", "esper.run-index"
 _DAY = 24 * 3600 * 1000
 
 
@@ -51,6 +51,7 @@ CONTENTS: dict[str, tuple[type, ...]] = {
     SIGNALS: get_args(SignalContent),
     ASSETS: get_args(AssetContent),
     DEADLETTER: get_args(DeadLetterContent),
+    TELEMETRY: (TelemetryContent,),
 }
 """The record types on the topics that hold events."""
 

@@ -1,0 +1,45 @@
+"""``esper report``: runs as one page of HTML. Imports no torch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from esper.cli.options import Place, common
+from esper.cli.output import print_json
+from esper.cli.reading import existing_log
+from esper.nissa.embedded import Embedded, analytics_url
+
+
+@click.command()
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="The page to write.",
+)
+@common
+def report(place: Place, run_ids: tuple[str, ...], out: Path) -> None:
+    """Write a page about a run: curves, its seeds' lives, decisions, evidence, cost. Several runs are compared.
+
+    The page is one file that needs no network.
+
+    \b
+    esper report RUN --out report.html
+    esper report RUN OTHER --out both.html
+    """
+    from esper.nissa.report.gather import gather
+    from esper.nissa.report.page import page
+
+    with Embedded(analytics_url(place.home), lambda: existing_log(place)) as database:
+        found = {run_id: gather(database.answer, run_id) for run_id in run_ids}
+    text = page(found, datetime.now(UTC))
+    out.write_text(text, "utf-8")
+    if place.json:
+        print_json({"runs": list(found), "file": str(out), "bytes": len(text.encode())})
+    else:
+        click.echo(f"{out}: {', '.join(found)} ({len(text.encode()) // 1000} kB); open it in a browser")

@@ -1,0 +1,79 @@
+"""``esper sql``: questions to ClickHouse about everything on the log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import click
+
+from esper.cli.options import Place, common
+from esper.cli.output import print_json, print_table
+from esper.cli.reading import existing_log
+from esper.errors import UsageError
+from esper.nissa.asking import FORMATS
+from esper.nissa.embedded import Embedded, analytics_url
+from esper.nissa.named import all_named, named
+
+
+@click.command()
+@click.argument("query", required=False)
+@click.option(
+    "--named", "name", is_flag=False, flag_value="", metavar="[NAME]", help="Ask a named query, or list them."
+)
+@click.option(
+    "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter {NAME:Type} of the query."
+)
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), help="[default: table]")
+@click.option("--write", is_flag=True, help="Allow changes to the database; never files or URLs.")
+@common
+def sql(
+    place: Place, query: str | None, name: str | None, parameters: tuple[str, ...], form: str | None, write: bool
+) -> int:
+    """Ask ClickHouse about everything on the log.
+
+    \b
+    esper sql "SELECT stage, count() FROM seed_transitions WHERE run_id = {run:String} GROUP BY ALL" --param run=RUN
+    esper sql --named                     # the questions that people have
+    esper sql "SHOW TABLES"
+    """
+    if name == "":
+        return _list(place)
+    if (query is None) == (name is None):
+        raise UsageError("name one query: esper sql 'SELECT ...', or --named NAME (esper sql --named lists them)")
+    given = _parsed(parameters)
+    asked = named(name) if name is not None else None
+    if asked is not None:
+        given = asked.filled(given)
+    answer = _answer(
+        place, asked.sql if asked else query or "", given, form or ("json" if place.json else "table"), write
+    )
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _answer(place: Place, text: str, parameters: Mapping[str, str], form: str, write: bool) -> bytes:
+    with Embedded(analytics_url(place.home), lambda: existing_log(place)) as database:
+        return database.answer(text, parameters, form, write=write)
+
+
+def _list(place: Place) -> int:
+    queries = all_named()
+    if place.json:
+        print_json({"queries": [asdict(each) for each in queries]})
+    else:
+        rows = [(each.name, ", ".join(map(each.described, each.parameters)), each.title) for each in queries]
+        print_table(("query", "parameters", "what it answers"), rows)
+    return 0
+
+
+def _parsed(parameters: tuple[str, ...]) -> dict[str, str]:
+    given = {}
+    for each in parameters:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--param {each}: write it as NAME=VALUE")
+        given[name] = value
+    return given

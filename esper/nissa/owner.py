@@ -1,0 +1,95 @@
+"""One process at a time has an embedded database: a lock file beside it says which, and where to ask it.
+
+The lock is the kernel's (flock), so it goes with the process, however that ends. What the file says is for the others:
+process id, command, and the socket on which a process that keeps the database answers questions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from esper.errors import AnalyticsError
+
+PATIENCE = 10.0
+"""Seconds to wait for another process to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who has the database."""
+
+    pid: int
+    command: str
+    socket: str = ""
+    """Where it answers questions; empty where it does not."""
+
+
+class Taken(AnalyticsError):
+    """Another process has the database."""
+
+    def __init__(self, folder: Path, owner: Owner) -> None:
+        super().__init__(
+            f"{folder}: process {owner.pid} (`{owner.command}`) has the database open; try again when it is done, or "
+            f"end it: kill {owner.pid}"
+        )
+        self.owner = owner
+
+
+@contextmanager
+def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Iterator[None]:
+    """Have the embedded database in ``folder`` for this process alone.
+
+    Raises Taken at once if its owner answers questions on a socket, else after ``patience`` seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = lock_file(folder)
+    deadline = time.monotonic() + patience
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _locked(descriptor):
+            owner = _read(path)
+            if owner.socket or time.monotonic() > deadline:
+                raise Taken(folder, owner)
+            time.sleep(random.uniform(0.05, 0.15))
+        _write(descriptor, Owner(os.getpid(), " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), socket))
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(folder: Path) -> Path:
+    """Beside the folder, since the engine minds strange files in it."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(path: Path) -> Owner:
+    """Who has the lock; what it says is written a moment after it is taken."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Owner(**json.loads(path.read_text("utf-8")))
+    return Owner(0, "unknown")
+
+
+def _write(descriptor: int, owner: Owner) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(asdict(owner)).encode(), 0)

@@ -1,0 +1,110 @@
+"""What happened in a run, in order and in words: decisions, what became of the seeds, interruptions, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from esper.nissa.report.gather import Gathered, Rows
+from esper.nissa.report.words import count, listed, many
+
+SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """``kind`` is one of grow, wait, blend, keep, cull, stop, refuse, end. ``also`` is the last of many reasons."""
+
+    sequence: int
+    first: int
+    last: int
+    kind: str
+    title: str
+    text: str
+    also: str = ""
+
+    @property
+    def when(self) -> str:
+        if self.first == self.last:
+            return f"step {count(self.first)}"
+        return f"steps {count(self.first)}–{count(self.last)}"
+
+
+def diary(found: Gathered) -> tuple[list[Entry], int]:
+    """The last entries, in order, and how many before them are left out."""
+    decisions, moves = found["decisions"], found["moves"]
+    entries = sorted(
+        [*_decided(decisions), *_moved(moves, found["gates"]), *_interrupted(found), *_ended(found["end"])],
+        key=lambda entry: entry.sequence,
+    )
+    left_out = (decisions[0]["total"] - len(decisions) if decisions else 0) + max(0, len(entries) - SHOWN)
+    return entries[-SHOWN:], left_out
+
+
+def name_of(blueprint: str) -> str:
+    """``low_rank@d4ff2a0f5322`` without its digest."""
+    return blueprint.partition("@")[0]
+
+
+def ended(status: str) -> str:
+    """``completed`` and ``failed`` as they are, ``was paused``, ``was cancelled``"""
+    return status if status in ("completed", "failed") else f"was {status}"
+
+
+def _decided(rows: Rows) -> Iterator[Entry]:
+    for row in rows:
+        kind, title = _decision(row)
+        text = row["reason"]
+        if row["action"] == "wait":
+            text = text.removeprefix("waiting: ")
+        also = row["last_reason"].removeprefix("waiting: ") if row["last_reason"] != row["reason"] else ""
+        if row["issuer"]:
+            text = f"{text} (proposed by {row['issuer']})"
+        yield Entry(row["sequence"], row["first"], row["last"], kind, title, text, also)
+
+
+def _decision(row: dict[str, Any]) -> tuple[str, str]:
+    if row["outcome"] == "rejected":
+        return "refuse", "A proposal is refused"
+    if row["action"] == "wait":
+        return "wait", "Wait" if row["boundaries"] == 1 else f"Wait, {many(row['boundaries'], 'time')} in a row"
+    if row["action"] == "germinate":
+        return "grow", f"Try {name_of(row['blueprint'])} at {row['site']}"
+    return "grow", f"{row['action'].capitalize()} {row['seed'] or row['site']}".strip()
+
+
+def _moved(moves: Rows, gates: Rows) -> Iterator[Entry]:
+    reasons = {row["sequence"]: row["reason"] for row in gates}
+    for row in moves:
+        if row["stage"] not in _MOVES:
+            continue
+        kind, title = _MOVES[row["stage"]]
+        reason = reasons.get(row["sequence"], f"by a {row['cause']}")
+        yield Entry(row["sequence"], row["step"], row["step"], kind, f"{row['seed']} {title}", reason)
+
+
+_MOVES = {
+    "BLENDING": ("blend", "has proved itself and is blended in"),
+    "FOSSILISED": ("keep", "becomes part of the network"),
+    "CULLED": ("cull", "is removed"),
+}
+
+
+def _interrupted(found: Gathered) -> Iterator[Entry]:
+    for row in found["resumes"]:
+        step = row["checkpoint"]
+        text = "on another kind of machine, so not bit for bit" if row["inexact"] else "bit for bit as it was"
+        title = f"Resumed from the checkpoint at step {count(step)}"
+        if row["reopened"]:
+            title, text = "The log gave the writer up; the trainer went on with another", "no step was run again"
+        yield Entry(row["sequence"], step, step, "stop", title, text)
+    for row in found["rollbacks"]:
+        removed = f"; {listed(row['removed'])} with it" if row["removed"] else ""
+        title = f"Rolled back to the checkpoint at step {count(row['to_step'])}"
+        yield Entry(row["sequence"], row["step"], row["step"], "stop", title, f"{row['cause']}{removed}")
+
+
+def _ended(rows: Rows) -> Iterator[Entry]:
+    for row in rows:
+        yield Entry(row["sequence"], row["step"], row["step"], "end", f"The run {ended(row['status'])}", row["detail"])

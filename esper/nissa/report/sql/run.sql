@@ -1,0 +1,4 @@
+SELECT time, task, seed, parameters, sites, optimizer, device
+FROM runs FINAL
+WHERE run_id = {run:String}
+LIMIT 1

@@ -1,0 +1,133 @@
+"""Measurements of steps on their way to the log, off the training thread.
+
+What the training thread does is to append numbers to lists. When the log cannot keep up, measurements are dropped and
+counted; never an event, and training never waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from esper.errors import EsperError
+from esper.events.telemetry import StepsMeasured
+from esper.log.port import Log
+from esper.log.records import telemetry_record
+from esper.settings import Telemetry
+
+logger = logging.getLogger("esper")
+CLOSING = 2.0  # seconds that the last batches get
+Measurement = tuple[str, str, float]
+"""Metric, site or seed (empty: the whole model), value."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Measurements of steps that follow each other. Names have numbers in the order of their coming."""
+
+    metrics: dict[str, int] = field(default_factory=dict)
+    sites: dict[str, int] = field(default_factory=lambda: {"": -1})
+    steps: list[int] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
+    metric: list[int] = field(default_factory=list)
+    site: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+
+    def add(self, step: int, epoch: int, found: Iterable[Measurement]) -> None:
+        place = len(self.steps)
+        self.steps.append(step)
+        self.epochs.append(epoch)
+        self.times.append(time.time_ns() // 1000)
+        for metric, site, value in found:
+            self.at.append(place)
+            self.metric.append(self.metrics.setdefault(metric, len(self.metrics)))
+            self.site.append(self.sites.setdefault(site, len(self.sites) - 1))
+            self.value.append(value)
+
+    def content(self, attempt: int, dropped: int) -> StepsMeasured:
+        return StepsMeasured(
+            attempt=attempt,
+            dropped=dropped,
+            metrics=tuple(self.metrics),
+            sites=tuple(self.sites)[1:],
+            steps=tuple(self.steps),
+            epochs=tuple(self.epochs),
+            times=tuple(self.times),
+            at=tuple(self.at),
+            metric=tuple(self.metric),
+            site=tuple(self.site),
+            value=tuple(self.value),
+        )
+
+
+class Recorder:
+    """Sends a run's measurements. ``record`` and ``next_attempt`` belong to the training thread."""
+
+    def __init__(self, log: Log, run_id: str, attempt: int, epoch: int, settings: Telemetry) -> None:
+        self.dropped = 0  # measurements, in all
+        self._log, self._run_id, self._settings = log, run_id, settings
+        self._attempt, self._epoch = attempt, epoch
+        self._batch, self._began = _Batch(), time.monotonic()
+        self._told = 0  # of those dropped
+        self._sent = 0
+        self._queue: queue.Queue[tuple[int, _Batch] | None] = queue.Queue(settings.buffer)
+        self._thread = threading.Thread(target=self._work, name="esper-telemetry", daemon=True)
+        self._thread.start()
+
+    def record(self, step: int, epoch: int, found: Iterable[Measurement]) -> None:
+        """Take a step's measurements; never waits."""
+        self._batch.add(step, epoch, found)
+        settings = self._settings
+        if len(self._batch.value) >= settings.rows or time.monotonic() - self._began >= settings.seconds:
+            self._hand_over()
+
+    def next_attempt(self) -> None:
+        """Later steps belong to another attempt: the run was rolled back."""
+        self._hand_over()
+        self._attempt += 1
+
+    def close(self) -> None:
+        """Send what is left, as far as that takes no longer than a moment."""
+        self._hand_over()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+        self._thread.join(timeout=CLOSING)
+
+    def _hand_over(self) -> None:
+        batch, self._batch, self._began = self._batch, _Batch(), time.monotonic()
+        if batch.value:
+            try:
+                self._queue.put_nowait((self._attempt, batch))
+            except queue.Full:
+                self._drop(batch)
+
+    def _drop(self, batch: _Batch) -> None:
+        if not self.dropped:
+            logger.warning("run %s: the log takes no telemetry now; training goes on without", self._run_id)
+        self.dropped += len(batch.value)
+
+    # The sending thread
+
+    def _work(self) -> None:
+        while (taken := self._queue.get()) is not None:
+            attempt, batch = taken
+            dropped = self.dropped
+            try:
+                self._send(batch.content(attempt, dropped - self._told))
+                self._told = dropped
+            except EsperError as error:
+                logger.debug("telemetry was not sent: %s", error)
+                self._drop(batch)
+
+    def _send(self, content: StepsMeasured) -> None:
+        self._sent += 1
+        time = datetime.now(UTC)
+        self._log.signal(telemetry_record(self._run_id, content, epoch=self._epoch, number=self._sent, time=time))

@@ -1,0 +1,228 @@
+"""The report's page from rows made by hand: what it says, and that nothing in a run's names can do harm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import pytest
+
+from esper.errors import RunNotFound
+from esper.nissa.report.curves import curves
+from esper.nissa.report.diary import diary
+from esper.nissa.report.evidence import measured
+from esper.nissa.report.gather import gather
+from esper.nissa.report.lifelines import chosen, lifelines
+from esper.nissa.report.page import embedded, page
+from esper.nissa.report.story import story, ticks
+from esper.nissa.report.words import duration, figure, listed, percent, size
+from tests.reporting import HOSTILE, empty, full
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+VENDOR = files("esper.nissa.report") / "vendor"
+
+
+class Seen(HTMLParser):
+    """A page as a browser's parser has it: its elements, and the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: list[str] = []
+        self.text: dict[str, str] = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        for tag in {"*", *self.inside}:
+            self.text[tag] = self.text.get(tag, "") + data
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_stay_text(name):
+    harmless, hostile = Seen(page({"run": full()}, NOW)), Seen(page({name: full(name)}, NOW))
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in harmless.elements]
+    assert {key for _, has in hostile.elements for key in has} == {key for _, has in harmless.elements for key in has}
+    assert f"{name}#1" in hostile.text["b"]
+    assert hostile.text["title"].startswith(name)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_as_data_cannot_end_the_script(name):
+    text = embedded({name: [name]})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {name: [name]}
+
+
+def test_the_page_asks_for_nothing_else():
+    text = page({"one": full(), "two": full("other")}, NOW)
+    seen = Seen(text)
+    for tag, has in seen.elements:
+        assert not {"src", "srcset", "data", "action", "background", "poster"} & set(has), tag
+        assert (has.get("href") or "#").startswith(("#", "data:")), has
+        assert not [key for key in has if key.startswith("on")]
+    assert not {"iframe", "object", "embed", "img", "form", "base"} & {tag for tag, _ in seen.elements}
+    assert "url(" not in seen.text["style"]
+    assert "@import" not in seen.text["style"]
+    addresses = re.findall(r"https?://[^\s\"'<]+", text)
+    assert addresses == ["https://github.com/leeoniya/uPlot"]  # in the comment with its licence
+
+
+def test_the_policy_allows_only_the_scripts_of_the_page():
+    seen = Seen(page({"run": full()}, NOW))
+    [policy] = [has["content"] for has in seen.named("meta") if has.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "'unsafe-inline'" not in policy.partition("style-src")[0]
+
+
+def test_vendored_files_are_those_that_the_readme_names():
+    readme = (VENDOR / "README.md").read_text("utf-8")
+    for name in ("uPlot.iife.min.js", "uPlot.min.css"):
+        data = (VENDOR / name).read_bytes()
+        assert f"| `{name}` | `{hashlib.sha256(data).hexdigest()}` |" in readme
+        assert b"</" not in data
+    assert "MIT" in (VENDOR / "LICENSE").read_text("utf-8")
+
+
+def test_a_run_that_has_only_begun_gives_a_page():
+    seen = Seen(page({"run": empty()}, NOW))
+    assert "The network has not grown." in seen.text["h1"]
+    assert "No seed has germinated" in seen.text["p"]
+    assert "still training, or its trainer was killed" in seen.text["p"]
+
+
+def test_a_run_whose_beginning_is_gone_gives_a_page():
+    rows = full()
+    rows["run"], rows["attempts"] = [], []
+    assert "beginning of this run is no longer in the log" in page({"run": rows}, NOW)
+
+
+def test_the_story_in_words():
+    told = story("run", full())
+    assert told.headline == "The network grew: it kept one of three seeds."
+    assert "Of three seeds, one became part of the network and two did not help" in told.summary
+    assert "The network is 30.0\u00a0% larger now." in told.summary
+    assert told.warnings == ("The run failed: fc1",)
+    assert [attempt.again for attempt in told.attempts] == ["40 steps run again later", "", ""]
+    assert [attempt.title for attempt in told.attempts][1] == "Resumed from a checkpoint within 1.5\u00a0s"
+
+
+def test_two_runs_are_compared_and_the_better_is_marked():
+    better = full()
+    better["boundaries"] = [{"x": 50, "loss": 0.01, "rate": 0.1}]
+    seen = Seen(page({"one": full(), "two": better}, NOW))
+    [_, rows] = seen.text["tr"].split("one", 1)
+    assert "0.01" in rows
+    assert seen.text["strong"] == "0.01"  # both have the same test, so neither is the best of them
+    assert len(seen.named("article")) == 2
+
+
+def test_lifelines_follow_the_rollback():
+    lines = {line.seed: line for line in lifelines(full()["moves"], full()["rollbacks"], 1000)}
+    removed, kept, undone = lines["fc1#1"], lines["fc1#2"], lines["fc1#3"]
+    assert [(span.stage, span.start, span.end) for span in removed.spans] == [
+        ("GERMINATED", 100, 150),
+        ("TRAINING", 150, 400),
+    ]
+    assert (removed.gone, removed.fate) == (40.0, "removed at step 400")
+    assert (kept.spans[-1].stage, kept.spans[-1].end, kept.gone) == ("FOSSILISED", 1000, None)
+    assert (undone.fate, undone.gone) == ("undone by a rollback at step 900", 90.0)
+
+
+def test_a_rollback_returns_a_seed_to_what_it_was():
+    rows = full()
+    back = [{"sequence": 50, "step": 750, "to_step": 520}]
+    line = lifelines(rows["moves"][:8], back, 1000)[1]
+    assert (line.stage, line.since) == ("TRAINING", 750)
+    assert [span.stage for span in line.spans] == [
+        "GERMINATED",
+        "TRAINING",
+        "BLENDING",
+        "HOLDING",
+        "FOSSILISED",
+        "TRAINING",
+    ]
+
+
+def test_of_many_seeds_those_that_last_are_drawn():
+    moves = [
+        {"sequence": place, "step": 10, "seed": f"a#{place}", "site": "a", "blueprint": "b", "kernel": "k", "stage": to}
+        for place, to in enumerate(["FOSSILISED", *["CULLED"] * 100])
+    ]
+    kept = [line.seed for line in chosen(lifelines(moves, [], 20), most=3)]
+    assert kept == ["a#0", "a#99", "a#100"]
+
+
+def test_evidence_says_the_bound_against_the_threshold():
+    failed, passed, audit, finite = measured(full()["gates"])
+    assert "has to be more than 0.0021" in failed.answer
+    assert failed.drawing.bound < failed.drawing.mean < failed.drawing.zero < failed.drawing.threshold
+    assert "surely lower by at least 0.01: more than the 0.0021" in passed.answer
+    assert passed.drawing.threshold < passed.drawing.bound
+    assert "0.02, is not below the −0.002" in audit.answer
+    assert (finite.drawing, finite.answer) == (None, "because of fc1")
+
+
+def test_the_diary_is_in_the_order_of_events():
+    entries, left_out = diary(full())
+    assert [entry.sequence for entry in entries] == sorted(entry.sequence for entry in entries)
+    assert [entry.kind for entry in entries] == ["wait", "cull", "grow", "blend", "keep", "stop", "stop", "end"]
+    assert (entries[2].title, left_out) == ("Try fc1 at fc1", 0)
+
+
+def test_curves_leave_gaps_where_nothing_is_finite():
+    rows = empty(10)
+    rows["loss"] = [{"x": 0, "low": None, "high": None, "mean": None, "broken": 3}, _point(5)]
+    rows["boundaries"] = [{"x": 0, "loss": None, "rate": 0.1}, {"x": 5, "loss": float("inf"), "rate": 0.1}]
+    assert curves(rows)["loss"] == {"x": [5], "mean": [None], "low": [1], "high": [2]}
+    assert "The loss of 3 steps was not finite" in page({"run": rows}, NOW)
+
+
+def _point(x):
+    return {"x": x, "low": 1.0, "high": 2.0, "mean": 1.5, "broken": 0}
+
+
+def test_an_unknown_run_is_one_line_with_a_hint():
+    def ask(sql, parameters, form):
+        if "GROUP BY key" in sql:
+            return b'{"meta": [{"name": "key", "type": "String"}], "data": [{"key": "digits-1"}]}'
+        return b'{"meta": [{"name": "events", "type": "UInt64"}], "data": [{"events": "0", "steps": 0}]}'
+
+    with pytest.raises(RunNotFound, match=r"no run 'digits-2' in the database; did you mean digits-1\?"):
+        gather(ask, "digits-2")
+
+
+@pytest.mark.parametrize(("steps", "last"), [(0, 0), (1, 1), (6, 6), (7, 6), (3360, 3000), (10**9, 10**9)])
+def test_ticks_are_few_and_round(steps, last):
+    found = ticks(steps)
+    assert len(found) <= 7
+    assert (found[0], found[-1][0]) == ((0, 0.0), last)
+
+
+def test_words():
+    assert [figure(value) for value in (None, 0.0, -0.00201, 0.0000957, 1234.5, 1e-9)] == [
+        "–",
+        "0",
+        "−0.00201",
+        "0.0000957",
+        "1,234",
+        "1e−09",
+    ]
+    told = [duration(value).replace("\u00a0", " ") for value in (None, 0.0102, 4.24, 59.7, 192, 7500, 360_000)]
+    assert told == ["–", "10.2 ms", "4.2 s", "1 min", "3 min 12 s", "2 h 5 min", "4 d 4 h"]
+    assert (percent(0.0123), size(9_660_000)) == ("1.23\u00a0%", "9.66\u00a0MB")
+    assert [listed(parts) for parts in ((), ("a",), ("a", "b", "c"))] == ["", "a", "a, b and c"]
