@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from esper.cli import options as cli
 from esper.cli.options import common
 from esper.cli.output import print_json
+from esper.connections import is_loopback
 from esper.errors import UsageError
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
@@ -174,16 +174,9 @@ def _access(host: str) -> Access:
         raise UsageError(f"ESPER_WORKER_TOKEN is too short; give it {TOKEN} characters, as `openssl rand -hex 16` does")
     if (access.certificate is None) is not (access.key is None):
         raise UsageError("ESPER_WORKER_CERTIFICATE and ESPER_WORKER_KEY belong together; set both")
-    if not _loopback(host) and not (access.token and access.certificate):
+    if not is_loopback(host) and not (access.token and access.certificate):
         raise UsageError(
             f"{host} is not loopback: set ESPER_WORKER_TOKEN ({TOKEN} characters at least), ESPER_WORKER_CERTIFICATE "
             f"and ESPER_WORKER_KEY, or leave --host out"
         )
     return access
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

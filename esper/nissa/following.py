@@ -21,7 +21,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 @dataclass(slots=True)
 class Progress:
-    """What a sink has done. ``lag`` is offsets behind the log's end (with its holes), by topic."""
+    """What a sink has done, and what troubles it now."""
 
     records: int = 0
     failures: int = 0

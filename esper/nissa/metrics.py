@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from esper.connections import is_loopback
 from esper.errors import UsageError
 from esper.nissa.following import Progress
 from esper.tamiyo.state import RunState
@@ -107,11 +107,7 @@ def _parsed(address: str) -> tuple[str, int]:
     if not port.isdigit() or not 0 <= int(port) <= 65535:
         raise UsageError(f"--metrics {address}: write it as [HOST:]PORT")
     host = host or "127.0.0.1"
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+    if not is_loopback(host):
         raise UsageError(f"--metrics {address}: it is served without a password, so on loopback only; use a proxy")
     return host, int(port)
 

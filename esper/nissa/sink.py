@@ -106,11 +106,10 @@ class Sink:
             "log = {log:String} AND "
             "offset > transform(partition, {partitions:Array(UInt16)}, {offsets:Array(Int64)}, toInt64(-1))"
         )
-        given = {"log": log_id, "partitions": list(done), "offsets": list(done.values())}
+        given = {"log": log_id, "topic": topic, "partitions": list(done), "offsets": list(done.values())}
         tables = ("telemetry",) if topic == TELEMETRY else TABLES.get(topic, ())
         for table in (*tables, DONE[topic]):
             which = f"{beyond} AND topic = {{topic:String}}" if table == "events" else beyond
-            given["topic"] = topic
             if not self._client.command(f"SELECT count() FROM {table} WHERE {which}", parameters=given):
                 continue
             if table == "telemetry":
