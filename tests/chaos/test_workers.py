@@ -63,18 +63,19 @@ def verified(url: str, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_a_worker_killed_while_it_materialises_leaves_views_that_equal_folds(url, start, capsys):
-    """Three kill -9 in the middle of the work; it goes on at once, for the group knows it by its name."""
-    runs = {f"run-{seed}": made_run(seed, 40) for seed in range(8)}
-    writing = threading.Thread(target=lambda: [write_run(url, run_id, events) for run_id, events in runs.items()])
+    """Three kill -9, each while runs are being written; it goes on at once, for the group knows it by its name."""
+    runs = {f"run-{seed}": made_run(seed, 40) for seed in range(9)}
     worker = start().await_ready(PARTITIONS)
-    writing.start()
-    for _ in range(3):
+    for turn in range(3):
+        some = list(runs.items())[3 * turn : 3 * turn + 3]
+        writing = threading.Thread(target=lambda some=some: [write_run(url, *each) for each in some])
+        writing.start()
         worker.await_records(40)
         worker.kill()
         began = time.monotonic()
         worker = start(port=worker.port).await_ready(PARTITIONS)
         assert time.monotonic() - began < 30  # a session that has to run out takes longer
-    writing.join()
+        writing.join()
     for run_id, events in runs.items():
         head = worker.await_run(run_id, len(events))
         assert head["digest"] == digests(run_id, events)[len(events)]
