@@ -15,7 +15,8 @@ from esper.log.records import event_of
 from esper.nissa import telemetry
 from esper.nissa.rollups import BUCKETS, KEY
 from esper.nissa.rows import TABLES, rows_of
-from esper.nissa.sink import DONE, TOPICS, payload
+from esper.nissa.sink import DONE, TOPICS
+from esper.nissa.writing import payload
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client

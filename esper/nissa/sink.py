@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
-from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
-from esper.errors import DecodeError
-from esper.events import Event
-from esper.events.telemetry import StepsMeasured
-from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS, TELEMETRY, Entry, Log
-from esper.log.records import event_of
-from esper.nissa import telemetry
+from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS, TELEMETRY, Log
 from esper.nissa.rollups import undo
-from esper.nissa.rows import TABLES, Values, rows_of
+from esper.nissa.rows import TABLES
+from esper.nissa.writing import write
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -72,7 +64,7 @@ class Sink:
         written, places = 0, self.places[topic]
         entries = iter(self._log.since(topic, dict(places)))
         while not stop.is_set() and (batch := list(islice(entries, BATCHES if topic == TELEMETRY else EVENTS))):
-            self._write(topic, batch)
+            write(self._client, self._ids[topic], topic, batch)
             places |= {entry.position.partition: entry.position.offset for entry in batch}
             written += len(batch)
         return written
@@ -93,13 +85,6 @@ class Sink:
         self._undo_beyond(log_id, topic, done)
         return log_id, done
 
-    def _write(self, topic: str, batch: Sequence[Entry]) -> None:
-        """Write records of one topic, in the order in which they lie in their partitions."""
-        if topic == TELEMETRY:
-            self._write_telemetry(self._ids[topic], batch)
-        else:
-            self._write_events(self._ids[topic], topic, batch)
-
     def _undo_beyond(self, log_id: str, topic: str, done: dict[int, int]) -> None:
         """Delete the rows of records that are not done."""
         beyond = (
@@ -116,86 +101,3 @@ class Sink:
                 undo(self._client, beyond, given)
             else:
                 self._client.command(f"DELETE FROM {table} WHERE {which}", parameters=given)
-
-    def _write_events(self, log_id: str, topic: str, batch: Sequence[Entry]) -> None:
-        tables: dict[str, list[Values]] = defaultdict(list)
-        for entry in batch:
-            place = {"log": log_id, "partition": entry.position.partition, "offset": entry.position.offset}
-            event, error = _decoded(entry)
-            tables["events"].append(place | {"topic": topic} | _event_row(entry, event, error))
-            if event is not None:
-                for number, (table, row) in enumerate(rows_of(event, entry.record.key)):
-                    tables[table].append(place | {"row": number} | row)
-        done = tables.pop("events")
-        for table, rows in tables.items():
-            self._insert(table, rows)
-        self._insert("events", done)
-
-    def _write_telemetry(self, log_id: str, batch: Sequence[Entry]) -> None:
-        good: list[telemetry.Batch] = []
-        done: list[Values] = []
-        for entry in batch:
-            event, error = _decoded(entry)
-            content = event.content if event is not None else None
-            if isinstance(content, StepsMeasured):
-                error = telemetry.check(content)
-            row: Values = {
-                "log": log_id,
-                "partition": entry.position.partition,
-                "offset": entry.position.offset,
-                "run_id": entry.record.key,
-                "time": entry.timestamp,
-                "error": error,
-            }
-            if event is not None and isinstance(content, StepsMeasured) and not error:
-                good.append((entry.record.key, entry.position, content))
-                row |= {"attempt": content.attempt, "epoch": event.envelope.epoch or 0, "time": event.envelope.time}
-                row |= {"rows": len(content.value), "dropped": content.dropped}
-            done.append(row)
-        if good:
-            self._client.insert_arrow("telemetry", telemetry.table(log_id, good))
-        self._insert("telemetry_batches", done)
-
-    def _insert(self, table: str, rows: Sequence[Values]) -> None:
-        """Rows may leave columns out, which then have their defaults."""
-        groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
-        for row in rows:
-            groups[tuple(row)].append(tuple(row.values()))
-        for columns, values in groups.items():
-            self._client.insert(table, values, column_names=columns)
-
-
-def _decoded(entry: Entry) -> tuple[Event | None, str]:
-    """The event, or why there is none."""
-    try:
-        return event_of(entry), ""
-    except DecodeError as error:
-        return None, str(error)
-
-
-def _event_row(entry: Entry, event: Event | None, error: str) -> Values:
-    if event is None:
-        return {"key": entry.record.key, "type": "", "time": entry.timestamp, "payload": "", "error": error}
-    envelope = event.envelope
-    return {
-        "key": entry.record.key,
-        "type": entry.record.schema.name.rpartition(".")[2],
-        "sequence": envelope.sequence or 0,
-        "epoch": envelope.epoch or 0,
-        "time": envelope.time,
-        "writer": envelope.writer,
-        "id": envelope.id,
-        "causes": list(envelope.causes),
-        "payload": payload(event),
-    }
-
-
-def payload(event: Event) -> str:
-    """The event's content as JSON."""
-    return orjson.dumps(event.content, default=_plain).decode()
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.hex()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
