@@ -1,6 +1,7 @@
-"""``python -m benchmarks [--json PATH] [NAME ...]``: one table for each benchmark, by default all but those on Kafka.
+"""``python -m benchmarks [--json PATH] [--size N] [NAME ...]``: one table for each benchmark.
 
-Each writes ``benchmarks/results/NAME.json``, or all of them one document to PATH. Exits with 1 if a target is missed.
+By default all but those on Kafka and those of SQL, which take long. Each writes ``benchmarks/results/NAME.json``, or
+all of them one document to PATH. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -11,30 +12,40 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.report import as_json, print_table, write_json
 
 NAMES = ("log", "dormant", "spine", "resume", "honesty")
 ON_KAFKA = ("kafka", "training_on_kafka", "decisions")
+ON_SQL = ("sink", "recording", "questions", "rebuild")
+ALL = NAMES + ON_KAFKA + ON_SQL
+SIZED = ("questions", "rebuild")
+"""Those that take ``--size``: rows of telemetry, events."""
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what Esper costs.")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} (the default), {', '.join(ON_KAFKA)}"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which of {', '.join(NAMES)} (the default), {', '.join(ON_KAFKA + ON_SQL)}",
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write one document there, not one for each")
+    parser.add_argument("--size", type=int, metavar="N", help=f"rows or events of {', '.join(SIZED)}, to try them")
     arguments = parser.parse_args()
     for name in arguments.names:
-        if name not in NAMES + ON_KAFKA:
-            parser.error(f"there is no benchmark {name!r}; there are {', '.join(NAMES + ON_KAFKA)}")
+        if name not in ALL:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(ALL)}")
     logging.getLogger("esper").setLevel(logging.ERROR)
     documents = {}
     for name in arguments.names or NAMES:
         began = time.perf_counter()
         module = importlib.import_module(f"benchmarks.{name}")
-        figures = module.figures()
+        sized: dict[str, Any] = {} if arguments.size is None or name not in SIZED else {"size": arguments.size}
+        figures = module.figures(**sized)
         print_table(f"{name}: {module.TITLE} ({time.perf_counter() - began:.0f} s)", figures)
         documents[name] = as_json(module.TITLE, figures)
         if arguments.json is None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +22,16 @@ from clickhouse_connect.driver.client import Client
 from benchmarks.kafka import _records, boundary
 from benchmarks.log import RUN, start
 from benchmarks.report import Figure, at_least, temporary_home
+from benchmarks.spine import demo_task, under_esper
 from esper.events.telemetry import StepsMeasured
 from esper.log import open_log
-from esper.log.port import TELEMETRY, Log, Position
+from esper.log.port import RUNS, TELEMETRY, Log, Position
 from esper.log.records import telemetry_record
 from esper.nissa import telemetry
 from esper.nissa.migrate import migrate
 from esper.nissa.sink import Sink
 from esper.nissa.warehouse import EMBEDDED, connect
+from esper.settings import settings_from
 
 TITLE = "from the log to ClickHouse, embedded, one process"
 METRICS = ("loss", "step_seconds", "learning_rate", "alpha", "gradient_norm")
@@ -39,7 +44,7 @@ def figures() -> list[Figure]:
         client = connect(f"{EMBEDDED}{Path(home).absolute()}/clickhouse")
         migrate(client)
         with closing(open_log(f"sqlite:///{home}/log.db")) as log:
-            return [*measurements(client, log), *events(client, log)]
+            return [*measurements(client, log), *events(client, log), *demo_mix(client, log, f"{home}/demo")]
 
 
 def measurements(client: Client, log: Log, batches: int = 400, rounds: int = 3) -> list[Figure]:
@@ -71,16 +76,48 @@ def measurements(client: Client, log: Log, batches: int = 400, rounds: int = 3) 
     ]
 
 
-def events(client: Client, log: Log, count: int = 40_000) -> list[Figure]:
+def events(client: Client, log: Log, count: int = 20_000, rounds: int = 3) -> list[Figure]:
     """Boundaries of some 300 bytes."""
-    writer, sink = log.open_writer(RUN), Sink(client, log)
-    writer.append(_records(writer, [start()], 0))
-    for first in range(0, count, 1000):
-        writer.append(_records(writer, map(boundary, range(first, first + 1000)), first + 1))
+    rates = []
+    for number in range(rounds):
+        writer = log.open_writer(f"{RUN}-{number}")
+        writer.append(_records(writer, [start()], 0))
+        for first in range(0, count, 1000):
+            writer.append(_records(writer, map(boundary, range(first, first + 1000)), first + 1))
+        writer.close()
+        rates.append(count / _seconds(log, client))
+    return [at_least("events of 300 bytes, events/s", statistics.median(rates), 20_000)]
+
+
+def demo_mix(client: Client, log: Log, home: str, copies: int = 100, rounds: int = 3) -> list[Figure]:
+    """The events of the demo's run, as those of many runs."""
+    task = demo_task()
+    run, steps = under_esper(task, home, settings=settings_from(task.settings))
+    deque(islice(steps, task.epochs * task.steps_per_epoch), maxlen=0)
+    run.finish()
+    with closing(open_log(f"sqlite:///{home}/log.db")) as demo:
+        records = [entry.record for entry in demo.read(RUNS)]
+    rates = []
+    for number in range(rounds):
+        for copy in range(copies):
+            writer = log.open_writer(f"demo-{number}-{copy}")
+            writer.append([replace(record, key=writer.run_id) for record in records])
+            writer.close()
+        rates.append(copies * len(records) / _seconds(log, client))
+    size = statistics.mean(len(record.value) for record in records)
+    return [
+        Figure("events of the demo's mix, events/s", statistics.median(rates)),
+        Figure("  bytes of one of them on the log", size),
+    ]
+
+
+def _seconds(log: Log, client: Client) -> float:
+    """What a sink takes for what has come."""
+    sink = Sink(client, log)
     sink.begin_all()
     began = time.perf_counter()
     sink.advance()
-    return [at_least("events of 300 bytes, events/s", count / (time.perf_counter() - began), 20_000)]
+    return time.perf_counter() - began
 
 
 def batch(number: int) -> StepsMeasured:
@@ -96,9 +133,10 @@ def batch(number: int) -> StepsMeasured:
         steps=tuple(range(first, first + steps)),
         epochs=(first // 10_000,) * steps,
         times=tuple(int(time.time() * 1e6) + 10_000 * step for step in range(first, first + steps)),
-        at=tuple(np.repeat(np.arange(steps), metrics).tolist()),
-        metric=tuple(range(metrics)) * steps,
-        site=(-1, -1, -1, 0, 0) * steps,
+        series_metric=tuple(range(metrics)),
+        series_site=(-1, -1, -1, 0, 0),
+        series_length=(steps,) * metrics,
+        at=tuple(range(steps)) * metrics,
         value=tuple(rng.normal(size=ROWS).tolist()),
     )
 

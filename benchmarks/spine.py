@@ -80,14 +80,14 @@ def dormant_settings(task: Task) -> Settings:
     return settings_from(["policy.seeds=0"], task.settings)
 
 
-def interleaved(arms: Sequence[Iterator[None]], steps: int) -> list[list[float]]:
+def interleaved(arms: Sequence[Iterator[None]], steps: int, blocks: int = BLOCKS) -> list[list[float]]:
     """For each arm the seconds of its blocks of ``steps``, which take turns in a drawn order; the first warms up."""
     for arm in arms:
         advance(arm, OFFSET)
     taken: list[list[float]] = [[] for _ in arms]
     order, draw = list(range(len(arms))), random.Random(0)
     with no_collection():
-        for _ in range(BLOCKS + 1):
+        for _ in range(blocks + 1):
             draw.shuffle(order)
             for index in order:
                 began = time.perf_counter()

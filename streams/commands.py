@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from esper.cli.options import common
 from esper.cli.output import print_json
 from esper.connections import is_loopback
 from esper.errors import UsageError
+from esper.locks import locked
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS
@@ -54,14 +54,12 @@ def _keep_folder(folder: Path, name: str) -> int:
     """Have this process alone keep tables in ``folder``, as long as it lives; raises UsageError."""
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not locked(held):
         by = os.read(held, 20).decode(errors="replace").strip()
         os.close(held)
         raise UsageError(
             f"a worker {name} (process {by}) keeps its tables in {folder} already; give this one another --name"
-        ) from None
+        )
     os.truncate(held, 0)
     os.write(held, f"{os.getpid()}\n".encode())
     return held

@@ -10,12 +10,17 @@ from tests.brokers import (
     pytest_testnodedown,
     shared_brokers,
 )
+from tests.faulty import faults
+from tests.quiet import no_pauses, one_thread
 from tests.warehouse import database
 
 __all__ = [
     "database",
+    "faults",
     "kafka_log_url",
     "log_url_factory",
+    "no_pauses",
+    "one_thread",
     "own_cluster",
     "pytest_report_header",
     "pytest_sessionfinish",

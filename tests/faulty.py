@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
+
+import pytest
 
 from esper.errors import LogError, WriterLost
 from esper.log.port import Position, Record, Writer
@@ -55,3 +58,18 @@ class FaultyWriter:
 
     def close(self) -> None:
         self._writer.close()
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> list[Iterator[Fault]]:
+    """What the logs do that trainers open from now on; empty: nothing."""
+    chosen: list[Iterator[Fault]] = []
+
+    def open_faulty(url: str) -> FaultyLog:
+        log = FaultyLog(Path(url.removeprefix("sqlite:///")).parent)
+        if chosen:
+            log.faults = chosen[0]
+        return log
+
+    monkeypatch.setattr(sys.modules["esper.tolaria.start"], "open_log", open_faulty)
+    return chosen

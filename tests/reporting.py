@@ -32,6 +32,7 @@ def empty(steps: int = 0) -> dict[str, list[dict[str, Any]]]:
                 "sites": 2,
                 "optimizer": "SGD",
                 "device": "cpu",
+                "settings": '{"boundary":{"steps":50},"policy":{"seeds":8}}',
             }
         ],
         "sites": [{"total": 2, "growable": 2}],

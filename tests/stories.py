@@ -176,9 +176,10 @@ class Story:
             steps=tuple(values),
             epochs=(0,) * rows,
             times=tuple(int(time.timestamp() * 1_000_000) for time in times),
+            series_metric=(0,),
+            series_site=(0 if site else -1,),
+            series_length=(rows,),
             at=tuple(range(rows)),
-            metric=(0,) * rows,
-            site=(0 if site else -1,) * rows,
             value=tuple(values.values()),
         )
         time = START + timedelta(seconds=max(values, default=0))

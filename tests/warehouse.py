@@ -1,10 +1,14 @@
-"""ClickHouse for tests: the embedded engine, of which a process can have one folder open at a time.
+"""ClickHouse for tests: the embedded engine, of which a process can have one folder open at a time, or a server.
 
 A test that takes the fixture ``database`` has a database of its own, with Esper's tables, in a folder of its own. Any
 code under test may open more clients of ``database.url`` in this process (``Sink``, ``Questions``, ``Embedded``, a
 command run by click's runner) and need not close them: whatever was opened is closed when the test ends, since another
 folder can be opened only when no client of the one before is left. A test that runs commands as processes of their own
 needs none of this, but two processes cannot have the same folder open: call ``database.release()`` first.
+
+Where ESPER_TEST_CLICKHOUSE names a server (clickhouse://HOST:PORT, its user and password in ESPER_CLICKHOUSE_USERNAME
+and _PASSWORD), the database is one of the test's own there, and dropped afterwards. Every test that takes the fixture
+is the contract of both; one about the embedded engine has the mark ``embedded_only``.
 
     def test_it(database: Database) -> None:
         log = open_log(f"sqlite:///{tmp_path / 'log.db'}")
@@ -15,6 +19,8 @@ needs none of this, but two processes cannot have the same folder open: call ``d
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,16 +33,19 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 
+SERVER = os.environ.get("ESPER_TEST_CLICKHOUSE", "").rstrip("/")
+embedded_only = pytest.mark.skipif(bool(SERVER), reason="about the embedded engine, and ESPER_TEST_CLICKHOUSE is set")
+
+
 class Database:
-    """An embedded database with Esper's tables. ``client`` may write."""
+    """A database with Esper's tables. ``client`` may write."""
 
-    def __init__(self, folder: Path, opened: list[Client]) -> None:
+    def __init__(self, url: str, opened: list[Client]) -> None:
         from esper.nissa.migrate import migrate
-        from esper.nissa.warehouse import EMBEDDED, connect
+        from esper.nissa.warehouse import connect
 
-        self.folder, self.url = folder, f"{EMBEDDED}{folder}"
-        self._opened = opened
-        self.client = connect(self.url)
+        self.url, self._opened = url, opened
+        self.client = connect(url)
         migrate(self.client)
 
     def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
@@ -58,17 +67,23 @@ class Database:
 
 
 @contextmanager
-def new_database(folder: Path) -> Iterator[Database]:
-    """A database in ``folder`` for longer than a test; nobody in this process can have another meanwhile."""
+def new_database(folder: Path, server: str = SERVER) -> Iterator[Database]:
+    """A database in ``folder``, or on ``server``, for longer than a test; nobody in this process can have another
+    folder meanwhile."""
     import clickhouse_connect
 
+    from esper.nissa.warehouse import EMBEDDED
+
     opened: list[Client] = []
+    name = f"esper_test_{uuid.uuid4().hex[:12]}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clickhouse_connect, "get_client", _noting(clickhouse_connect.get_client, opened))
-        made = Database(folder, opened)
+        made = Database(f"{server}/{name}" if server else f"{EMBEDDED}{folder}", opened)
         try:
             yield made
         finally:
+            if server:
+                made.client.command(f"DROP DATABASE {name} SYNC")
             made.release()
 
 

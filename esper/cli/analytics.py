@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +15,18 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.log import open_log
+from esper.log.port import Log, Position, Share
 from esper.nissa.asking import Questions
-from esper.nissa.embedded import analytics_url
+from esper.nissa.embedded import analytics_url, opened
 from esper.nissa.following import Progress, follow, lag
+from esper.nissa.losses import Loss, losses
 from esper.nissa.metrics import of_sink
 from esper.nissa.metrics import serving as serving_metrics
-from esper.nissa.migrate import migrate
-from esper.nissa.owner import owning
+from esper.nissa.migrate import drop, migrate
 from esper.nissa.server import serving, socket_path
-from esper.nissa.sink import Sink
-from esper.nissa.warehouse import EMBEDDED, connect
+from esper.nissa.shares import group_of, guarded, whole
+from esper.nissa.sink import TOPICS, Sink
+from esper.nissa.warehouse import EMBEDDED
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -32,27 +34,39 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--metrics", "address", metavar="[HOST:]PORT", help="Serve Prometheus metrics there, on loopback.")
+@click.option(
+    "--from",
+    "start",
+    metavar="BEGINNING|POSITION",
+    help="Write all anew that the log holds, or a record (TOPIC/PARTITION:OFFSET) and all behind it in its partition.",
+)
 @common
-def sink(place: Place, address: str | None) -> int:
+def sink(place: Place, address: str | None, start: str | None) -> int:
     """Follow the log into ClickHouse until Ctrl-C or SIGTERM.
 
     An embedded database (the default) needs no sink: esper sql and report catch up by themselves. While one runs, they
     ask it.
+
+    Several may fill a server's database: they share a log on Kafka, and take over what one had that is gone.
     """
     url, stop, progress = analytics_url(place.home), threading.Event(), Progress()
+    position = None if start is None or start.lower() == "beginning" else Position.parse(start)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    folder = Path(url.removeprefix(EMBEDDED))
-    where = socket_path(folder) if url.startswith(EMBEDDED) else ""
-    with _database(url, where) as client, ExitStack() as stack:
-        migrate(client)
+    where = socket_path(Path(url.removeprefix(EMBEDDED))) if url.startswith(EMBEDDED) else ""
+    with opened(url, where) as client, closing(open_log(place.log)) as log, ExitStack() as stack:
+        share: Share | None = None
         if where:
-            stack.enter_context(serving(where, Questions(url).answer))
-        log = open_log(place.log)
-        filling = Sink(client, log)
+            questions = stack.enter_context(closing(Questions(url)))
+            stack.enter_context(serving(where, questions.answer))
+        else:
+            share = stack.enter_context(log.share(TOPICS, group_of(client)))
+        filling = Sink(guarded(client, share) if share else client, log, url)
+        if start is not None:
+            Sink(client, log, url).go_back(position)
         stack.enter_context(serving_metrics(address, lambda: of_sink(progress, lag(filling, log))))
         click.echo(f"sink: {place.log} into {url}; Ctrl-C ends it", err=True)
-        follow(filling, stop, progress)
+        follow(filling, stop, progress, share)
     if place.json:
         print_json({"records": progress.records, "failures": progress.failures})
     return 0
@@ -68,7 +82,7 @@ def analytics() -> None:
 def migrate_command(place: Place) -> int:
     """Make the tables that are missing."""
     url = analytics_url(place.home)
-    with _database(url) as client:
+    with opened(url, tables=False) as client:
         done = migrate(client)
     if place.json:
         print_json({"url": url, "applied": done})
@@ -78,46 +92,71 @@ def migrate_command(place: Place) -> int:
 
 
 @analytics.command()
+@click.option(
+    "--drop", "dropping", is_flag=True, help="Drop all tables first, with the rows of records that the log has no more."
+)
 @common
-def rebuild(place: Place) -> int:
-    """Delete all rows that the log still has records of, and write them anew; rows of older records stay."""
+def rebuild(place: Place, dropping: bool) -> int:
+    """Delete all rows that the log still has records of, and write them anew.
+
+    Rows of records that the log does not hold any more stay, and rollups of measurements that have expired.
+    """
+    from esper.nissa.audit import kept
+
     url = analytics_url(place.home)
-    with _database(url) as client:
-        migrate(client)
-        written = Sink(client, open_log(place.log)).rebuild()
+    with opened(url, tables=False) as client, closing(open_log(place.log)) as log:
+        with _all_of(log, client, url) as alone:
+            if dropping:
+                drop(alone)
+            migrate(alone)
+            written = Sink(alone, log, url).rebuild()
+        rows, rollups = kept(client, log)
+        lost = losses(client)
     if place.json:
-        print_json({"url": url, "records": written})
+        found = {"url": url, "records": written, "kept_rows": rows, "kept_rollups": rollups}
+        print_json({**found, "lost": [asdict(each) for each in lost]})
     else:
         click.echo(f"{url}: {written:,} records of {place.log} written anew")
+        if rows or rollups:
+            click.echo(f"kept: {rows:,} rows of records that the log has no more, {rollups:,} rollups of expired rows")
+        _tell(lost)
     return 0
 
 
 @analytics.command()
 @common
 def check(place: Place) -> int:
-    """Compare every table with the log by counts and digests, and every rollup with its rows."""
+    """Compare every table with the log by counts and digests, and every rollup with its rows.
+
+    A server's database is compared as far as it is filled.
+    """
     from esper.nissa.audit import audit
 
     url = analytics_url(place.home)
-    with _database(url) as client:
-        migrate(client)
-        log = open_log(place.log)
-        Sink(client, log).catch_up()
+    with opened(url) as client, closing(open_log(place.log)) as log:
+        if url.startswith(EMBEDDED):
+            Sink(client, log, url).catch_up()
         found = list(audit(client, log))
+        lost = losses(client)
     wrong = [each for each in found if not each.agree]
     if place.json:
-        print_json({"url": url, "agree": not wrong, "tables": [asdict(each) for each in found]})
+        tables = [asdict(each) for each in found]
+        print_json({"url": url, "agree": not wrong, "tables": tables, "lost": [asdict(each) for each in lost]})
     else:
         rows = [(e.table, e.topic, f"{e.expected:,}", f"{e.found:,}", "yes" if e.agree else "NO") for e in found]
         print_table(("table", "topic", "rows by the log", "rows", "agree"), rows)
+        _tell(lost)
         click.echo("all agree" if not wrong else "esper analytics rebuild makes them anew from the log")
     return 1 if wrong else 0
 
 
+def _tell(lost: Sequence[Loss]) -> None:
+    for each in lost:
+        click.echo(f"lost: {each}")
+
+
 @contextmanager
-def _database(url: str, socket: str = "") -> Iterator[Client]:
-    """A client that may write; of an embedded database the only one there is."""
-    with ExitStack() as stack:
-        if url.startswith(EMBEDDED):
-            stack.enter_context(owning(Path(url.removeprefix(EMBEDDED)), socket=socket))
-        yield connect(url)
+def _all_of(log: Log, client: Client, url: str) -> Iterator[Client]:
+    """A client that may change all, since a server's database has no other sink; raises AnalyticsError."""
+    with nullcontext(client) if url.startswith(EMBEDDED) else whole(client, log) as alone:
+        yield alone

@@ -6,27 +6,26 @@ import json
 import os
 import shlex
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import esper
-from esper.artifacts import open_store
 from esper.cli.options import DEFAULT_HOME, Place, common
 from esper.cli.output import print_json, print_seeds, program, summary_line
 from esper.cli.progress import Progress, progress_for
-from esper.cli.reading import check_answers, has_ended, log_with, state_of
+from esper.cli.reading import check_answers, has_ended, history, log_with, state_of
 from esper.errors import EsperError, RunEnded, RunUnusable, UsageError
 from esper.events.codec import canonical_json
 from esper.kasmina.stages import Stage
 from esper.nissa.metrics import serving
 from esper.settings import settings_from
+from esper.tamiyo.fold import fold
+from esper.tamiyo.state import RunState
 from esper.tasks import TASKS, load_task
 
 if TYPE_CHECKING:
-    from esper.log.port import Log
-    from esper.tamiyo.state import RunState
     from esper.tasks.task import Task
     from esper.tolaria import Run
 
@@ -103,34 +102,27 @@ def train(
 def resume(place: Place, run_id: str, inexact: bool, address: str | None) -> None:
     """Go on with a run of a built-in task, paused, stopped by a crash or killed."""
     log = log_with(place, run_id)
-    state = state_of(log, run_id) if has_ended(log, run_id) else _present(place, log, run_id)
-    if state.status == "completed":
+    if has_ended(log, run_id):
+        state = state_of(log, run_id)
+        if state.status != "completed":
+            raise RunUnusable(f"run {run_id} is {state.status} ({state.cause}) and cannot be resumed; begin another")
         _tell(place, state, "there is nothing to resume")
         return
-    if state.status in ("failed", "cancelled"):
-        raise RunUnusable(f"run {run_id} is {state.status} ({state.cause}) and cannot be resumed; begin another")
-    if state.task is None:
+    started = fold(RunState(run_id), (event for _, event in islice(history(log, run_id), 1)))
+    if started.task is None:
         raise UsageError(
             f"run {run_id} was begun from Python; go on with it there: "
             f"run = esper.resume({run_id!r}, model, optimizer, loss, ...) with the arguments of esper.start"
         )
-    plan = Plan(**json.loads(state.task))
+    plan = Plan(**json.loads(started.task))
     task = load_task(plan.name)
-    parts = _Parts(task, plan, state.seed)
+    parts = _Parts(task, plan, started.seed)
     with progress_for(place, plan.steps or plan.epochs * task.steps_per_epoch) as progress:
         run = esper.resume(run_id, **parts.arguments(place), inexact=inexact)
         progress.say(f"run {run_id} goes on from the checkpoint of step {run.step_number:,}")
         with serving(address, run.metrics):
             _drive(run, parts, progress)
     _tell(place, run.state)
-
-
-def _present(place: Place, log: Log, run_id: str) -> RunState:
-    """The run as it is now, read from its last checkpoint on if that can be done."""
-    from esper.tolaria.history import recent  # imports torch, which a run that has ended does without
-
-    known = recent(log, open_store(f"file:///{(Path(place.home) / 'artifacts').absolute()}"), run_id)
-    return known.state if known is not None else state_of(log, run_id)
 
 
 class _Parts:

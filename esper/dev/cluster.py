@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -21,6 +20,7 @@ from esper.dev.jars import Jars, fetched
 from esper.dev.ports import answers, free_ports, is_free
 from esper.dev.processes import Process, alive, stop
 from esper.errors import ClusterUnavailable, UsageError
+from esper.locks import locked
 
 REGISTRY = "registry"
 _START = 90.0  # seconds for all to answer; 2 s for a broker and 8 s for the registry are usual
@@ -256,14 +256,10 @@ class Cluster:
         self.home.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + 2 * _START
         with (self.home / "lock").open("w") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise ClusterUnavailable(f"another command is busy with the cluster in {self.home}") from None
-                    time.sleep(_POLL)
+            while not locked(lock.fileno()):
+                if time.monotonic() > until:
+                    raise ClusterUnavailable(f"another command is busy with the cluster in {self.home}")
+                time.sleep(_POLL)
             yield
 
 

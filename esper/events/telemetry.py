@@ -11,9 +11,11 @@ from esper.events.runs import Measured
 class StepsMeasured:
     """Measurements of some steps of an attempt, as parallel arrays.
 
-    ``steps``, ``epochs`` and ``times`` (microseconds since 1970, UTC) have an item for each step. ``at``, ``metric``,
-    ``site`` and ``value`` have one for each measurement: which step, which of ``metrics`` and of ``sites`` (names of
-    sites or seeds; -1 for the whole model). ``dropped`` counts measurements that were lost since the batch before.
+    ``steps``, ``epochs`` and ``times`` (microseconds since 1970, UTC) have an item for each step. A series is one
+    metric of one site: ``series_metric``, ``series_site`` and ``series_length`` say which of ``metrics``, which of
+    ``sites`` (names of sites or seeds; -1 for the whole model), and how many measurements. ``at`` (which of the steps)
+    and ``value`` have an item for each measurement, series after series. ``dropped`` counts measurements that were
+    lost since the batch before.
     """
 
     attempt: int
@@ -23,8 +25,9 @@ class StepsMeasured:
     steps: tuple[int, ...]
     epochs: tuple[int, ...]
     times: tuple[int, ...]
+    series_metric: tuple[int, ...]
+    series_site: tuple[int, ...]
+    series_length: tuple[int, ...]
     at: tuple[int, ...]
-    metric: tuple[int, ...]
-    site: tuple[int, ...]
     value: tuple[float, ...]
     measured: Measured | None = None

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self
 
 from esper.errors import UsageError
 from esper.events.schemas import Schema
@@ -102,6 +102,46 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Partitions, by topic, that a share has come to have and those that it has no more.
+
+    One that is in both was somebody else's in between.
+    """
+
+    taken: Mapping[str, Set[int]]
+    lost: Mapping[str, Set[int]]
+
+    def __bool__(self) -> bool:
+        return bool(self.taken or self.lost)
+
+
+class Share(Protocol):
+    """Partitions that are had by one alone of all who share a log's topics as one group; within ``with``.
+
+    Only who has them matters: they are read by ``Log.since`` as always.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None:
+        """Give back what it has, for the others to take."""
+
+    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> Change:
+        """What has changed since the last call; waits up to ``wait`` seconds for it. Raises LogError.
+
+        To be called every few seconds and never while a lost partition could still be worked on: only once a call has
+        told of a loss may another have the partition, unless this process was away for so long that it counted as dead.
+        ``done`` is the last offset that is done of each partition, which a log may show to its operators.
+        """
+
+    def sure(self) -> bool:
+        """Whether what it has is still its own, asked anew if the last answer is older than a second.
+
+        False may pass, or mean that the next ``poll`` tells of a loss. Raises LogError.
+        """
+
+
 class Log(Protocol):
     """An event log. Its methods may be called from any thread and any process."""
 
@@ -136,6 +176,9 @@ class Log(Protocol):
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
     ) -> Iterator[Entry]:
         """As ``read``, but waits at the end for more until ``stop`` is set."""
+
+    def share(self, topics: Sequence[str], group: str) -> Share:
+        """Share the partitions of ``topics`` with all others who do so as ``group``; one process or many."""
 
     def checkpointed(self, run_id: str) -> Position | None:
         """A hint: where the run's newest CheckpointCommitted is. It may be missing or wrong: check what lies there."""

@@ -23,6 +23,7 @@ import apsw
 from esper.errors import DecodeError, Fenced, LogError, SequenceConflict, SequenceGap
 from esper.events.runs import CheckpointCommitted
 from esper.events.schemas import UNKNOWN, Schema, name_of, schema_from_json
+from esper.log.alone import LockedShare
 from esper.log.checks import check_signal, check_sizes, following, start_offset
 from esper.log.database import Database
 from esper.log.headers import pack, unpack
@@ -113,6 +114,10 @@ class SqliteLog:
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
     ) -> Iterator[Entry]:
         return self._following(topic, key, start_offset(topic, key, after), stop)
+
+    def share(self, topics: Sequence[str], group: str) -> LockedShare:
+        path = self.database.path
+        return LockedShare(path.with_name(f"{path.name}.{group}.lock"), topics)
 
     def checkpointed(self, run_id: str) -> Position | None:
         with self.database.session() as connection:

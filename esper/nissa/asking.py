@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from esper.errors import AnalyticsError, UsageError
@@ -26,12 +27,27 @@ _HARMLESS = frozenset(
     | {"numbers_mt", "primes", "values", "view", "viewifpermitted", "zeros", "zeros_mt"}
 )
 """Table functions, some of them ordinary functions too, that stay within the database."""
-_STATEMENT = re.compile(r"(\w+)")
-_OUTSIDE = frozenset({"AttachQuery", "BackupQuery", "RestoreQuery", "SystemQuery"})
-_CALLED = re.compile(r"^\s*Function(?:WithKeyValueArguments)? +(\S+)", re.MULTILINE)
-_FILE = re.compile(r"^ Literal ", re.MULTILINE)
-_KEPT = ("MergeTree", "Memory")
-"""What the names of engines whose tables lie in the database end with."""
+_STATEMENTS = frozenset(
+    {"SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "EXISTS", "CHECK", "INSERT", "CREATE", "REPLACE", "ALTER", "DROP"}
+    | {"TRUNCATE", "RENAME", "EXCHANGE", "OPTIMIZE", "DELETE", "UPDATE", "KILL"}
+)
+_REFUSED = {
+    re.compile(r"\b(INTO OUTFILE|FROM INFILE)\b"): "is not allowed; redirect: esper sql ... --format csv > FILE",
+    re.compile(r"\b(SETTINGS?) +\w+ = "): "are Esper's to choose; leave them out",  # they name disks, and more
+    re.compile(r"\b(SOURCE)\("): "may reach files or other machines, which esper sql does not allow",
+    re.compile(r"\b(PARALLEL WITH)\b"): "is not allowed; ask one after the other",
+    re.compile(r"\bENGINE = (?!\w*MergeTree\b|Memory\b|Atomic\b)(\w+)"): (
+        "may reach files or other machines, which esper sql does not allow"
+    ),
+}
+"""What is told of a word in a query."""
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`((?:[^`\\]|\\.)*)`", re.DOTALL)
+_WORD = re.compile(r"\w+")
+_CALLED = re.compile(r"(\w+)\(")
+_PLACE = re.compile(r"\{(\w+):([^}]+)\}")
+_OURS = re.compile(r": In scope SELECT formatQuerySingleLine\(.*\)(?=\. \()", re.DOTALL)
+_PLAIN = {"input_format_values_interpret_expressions": 0, "input_format_values_deduce_templates_of_expressions": 0}
+"""Values are read as they are; computed, they could reach files, and the engine's parser does not look at them."""
 
 
 class Questions:
@@ -48,40 +64,68 @@ class Questions:
         ``{name:Type}`` in ``sql`` stands for a parameter. Raises UsageError for what is not allowed, and AnalyticsError
         with ClickHouse's own words.
         """
+        self._check(sql, parameters)
         client = self._client(write)
-        self._check(client, sql, parameters)
+        more = {"settings": _PLAIN} if write else {"fmt": FORMATS[form]}
         try:
             with told(self._url):
-                return client.raw_query(sql, parameters=dict(parameters), fmt=None if write else FORMATS[form])
+                return client.raw_query(sql, parameters=dict(parameters), **more)
         except AnalyticsError:
             if self._url.startswith(EMBEDDED):  # what a failed query has written precedes the next one's answer
                 client.raw_query("SELECT 0")
             raise
+
+    def close(self) -> None:
+        """Close the clients; another question opens new ones."""
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     def _client(self, write: bool) -> Client:
         if write not in self._clients:
             self._clients[write] = connect(self._url, limits=True, write=write)
         return self._clients[write]
 
-    def _check(self, client: Client, sql: str, parameters: Mapping[str, str]) -> None:
+    @cached_property
+    def _functions(self) -> tuple[frozenset[str], frozenset[str]]:
+        """In lower case, the table functions that reach files or other machines, and the ordinary functions."""
+        with told(self._url):
+            found = self._client(False).query(
+                "SELECT lower(name), true FROM system.table_functions UNION ALL "
+                "SELECT lower(name), false FROM system.functions WHERE name ILIKE 'ai%'"
+            )
+        tables = {name for name, of_table in found.result_rows if of_table}
+        return frozenset(tables - _HARMLESS), frozenset({name for name, of in found.result_rows if not of} | {"file"})
+
+    def _check(self, sql: str, parameters: Mapping[str, str]) -> None:
         """Raise UsageError for what would reach files or other machines. Read-only the engine refuses most of it
-        itself, but neither the function file('PATH') nor INTO OUTFILE. What a query calls is what the engine's own
-        parser says: names can be quoted and escaped, and hidden from us behind comments and strings."""
+        itself, but neither the function file('PATH') nor INTO OUTFILE."""
         if ";" in sql.strip().rstrip(";"):  # what comes behind it would be executed, and unseen by us
             raise UsageError("ask one question at a time; a ; within a text goes into a parameter: --param NAME=VALUE")
-        with told(self._url):
-            tree = "\n".join(
-                line for (line,) in client.query(f"EXPLAIN AST\n{sql}", parameters=dict(parameters)).result_rows
-            )
-            functions = {name for (name,) in client.query("SELECT lower(name) FROM system.table_functions").result_rows}
-            engines = {name for (name,) in client.query("SELECT name FROM system.table_engines").result_rows}
-        if _FILE.search(tree):
-            raise UsageError(
-                "INTO OUTFILE and FROM INFILE are not allowed; redirect: esper sql ... --format csv > FILE"
-            )
-        statement = _STATEMENT.match(tree)
-        if statement is not None and statement[1] in _OUTSIDE:
-            raise UsageError("this statement may reach files, which esper sql does not allow")
-        for name in _CALLED.findall(tree):
-            if name.lower() in functions - _HARMLESS or (name in engines and not name.endswith(_KEPT)):
-                raise UsageError(f"{name} may reach files or other machines, which esper sql does not allow")
+        places = dict(_PLACE.findall(sql))
+        for name in parameters:
+            if name not in places:  # the client would put its value into the text, quoted or not
+                raise UsageError(f"the query has no parameter {name}; write it as {{{name}:String}}")
+        plain = self._plain(sql)
+        statement = _WORD.search(plain)
+        if statement is not None and statement[0] not in _STATEMENTS:
+            raise UsageError(f"esper sql does not allow {statement[0]}")
+        for refused, why in _REFUSED.items():
+            if found := refused.search(plain):
+                raise UsageError(f"{found[1]} {why}")
+        tables, ordinary = self._functions
+        names = [value for name, value in parameters.items() if "Identifier" in places[name]]
+        words = [*_WORD.findall(plain), *names]  # a function may be called, applied, or handed to another
+        called = [name for name in _CALLED.findall(plain) if name.lower() in tables]
+        for name in [*called, *(word for word in words if word.lower() in ordinary)]:
+            raise UsageError(f"{name} may reach files or other machines, which esper sql does not allow")
+
+    def _plain(self, sql: str) -> str:
+        """The query as the engine's own parser writes it, for names can be quoted and escaped, and hidden from us
+        behind comments and strings; without what strings say and without quotes. It is not executed, not even by
+        EXPLAIN: an INTO OUTFILE at its end can be EXPLAIN's own."""
+        try:
+            with told(self._url):
+                found = self._client(False).query("SELECT formatQuerySingleLine({sql:String})", parameters={"sql": sql})
+        except AnalyticsError as error:
+            raise AnalyticsError(_OURS.sub("", str(error))) from error
+        return _QUOTED.sub(lambda quoted: quoted[1] or "", str(found.result_rows[0][0]))

@@ -6,17 +6,20 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 from esper.errors import AnalyticsError, LogError
-from esper.log.port import Log
+from esper.log.port import PARTITIONS, Change, Log, Share
+from esper.nissa.pacing import Patience
+from esper.nissa.shares import Shared
 from esper.nissa.sink import TOPICS, Sink
 
 logger = logging.getLogger("esper")
 INTERVAL = 1.0
 """Seconds between two looks at the log's end."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds to wait after trouble; each time twice as long, with jitter."""
 
 
 @dataclass(slots=True)
@@ -26,41 +29,101 @@ class Progress:
     records: int = 0
     failures: int = 0
     trouble: str = ""
+    probing: bool = False
+    """It failed so often in a row that it does nothing but ask now and then whether the trouble has passed."""
     caught_up: float = 0.0
     """Time (``time.time``) at which it last had all."""
 
 
-def follow(sink: Sink, stop: threading.Event, progress: Progress) -> None:
-    """Fill the database until ``stop`` is set; trouble with either end is waited out."""
-    pause, begun = FIRST_PAUSE, False
-    while not stop.is_set():
-        try:
-            if not begun:
-                sink.begin_all()
-                begun = True
-            progress.records += sink.advance(stop)
-            progress.caught_up, pause = time.time(), FIRST_PAUSE
-            if progress.trouble:
-                logger.warning("the sink goes on")
-                progress.trouble = ""
-            stop.wait(INTERVAL)
-        except (AnalyticsError, LogError) as error:
-            begun = False  # what was being written may be there in part
-            progress.failures += 1
-            if not progress.trouble:
-                logger.warning("the sink waits: %s", error)
-            progress.trouble = str(error)
-            stop.wait(pause * random.uniform(0.5, 1.5))
-            pause = min(2 * pause, LONGEST_PAUSE)
+class Alone:
+    """The share of a sink that has everything to itself, for as long as it lives."""
+
+    def __init__(self) -> None:
+        self._taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> Change:
+        if self._taken:
+            time.sleep(wait)
+            return Change({}, {})
+        self._taken = True
+        return Change({topic: frozenset(range(PARTITIONS)) for topic in TOPICS}, {})
+
+    def sure(self) -> bool:
+        return True
+
+
+def follow(sink: Sink, stop: threading.Event, progress: Progress, share: Share | None = None) -> None:
+    """Fill the database until ``stop`` is set, the partitions that ``share`` says; trouble with either end is waited
+    out."""
+    _Following(sink, stop, progress, Shared(sink, share or Alone())).run()
+
+
+class _Following:
+    def __init__(self, sink: Sink, stop: threading.Event, progress: Progress, shared: Shared) -> None:
+        self._sink, self._stop, self._progress, self._shared = sink, stop, progress, shared
+        self._patience = Patience()
+
+    def run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._work()
+            except (AnalyticsError, LogError) as error:
+                self._failed(str(error))
+                self._wait(self._patience.pause(random.uniform(0.5, 1.5)))
+
+    def _work(self) -> None:
+        """One look at the log, and what follows from it."""
+        progress = self._progress
+        if self._patience.probing:
+            self._sink.probe()
+            self._patience = self._patience.probed()
+        if self._shared.begin():
+            progress.records += self._sink.advance(self._stop, self._shared.still)
+            progress.caught_up = time.time()
+        if progress.trouble:
+            logger.warning("the sink goes on")
+        self._patience, progress.trouble, progress.probing = Patience(), "", False
+        self._shared.rest(self._stop, INTERVAL)
+
+    def _failed(self, error: str) -> None:
+        progress = self._progress
+        self._patience = self._patience.failed()
+        if not progress.trouble:
+            logger.warning("the sink waits: %s", error)
+        if self._patience.probing and not progress.probing:
+            logger.warning(
+                "the sink failed %d times in a row and only asks now and then until that has passed: %s",
+                *(self._patience.failures, error),
+            )
+        progress.failures += 1
+        progress.trouble, progress.probing = error, progress.probing or self._patience.probing
+        self._shared.again()  # what was being written may be there in part
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, and hold the share meanwhile, so that the partitions do not wander with each trouble."""
+        deadline = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            with suppress(LogError):
+                self._shared.rest(self._stop, min(left, INTERVAL))
+            self._stop.wait(min(left, INTERVAL))
 
 
 def lag(sink: Sink, log: Log) -> dict[str, int]:
-    """Offsets between what is done and the log's end, by topic; some of them are holes."""
-    return {
-        topic: sum(
-            end - 1 - max(sink.places[topic].get(partition, -1), first - 1)
-            for partition, (first, end) in log.bounds(topic).items()
-        )
-        for topic in TOPICS
-        if topic in sink.places
-    }
+    """Offsets between what is done and the log's end, by topic, of what the sink fills; some of them are holes. Nothing
+    while the log does not answer."""
+    try:
+        return {
+            topic: sum(
+                end - 1 - max(done, first - 1)
+                for partition, (first, end) in log.bounds(topic).items()
+                if (done := sink.places[topic].get(partition)) is not None
+            )
+            for topic in TOPICS
+        }
+    except LogError:
+        return {}

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from esper.connections import is_loopback
 from esper.errors import UsageError
+from esper.kasmina.stages import Stage
 from esper.nissa.following import Progress
 from esper.tamiyo.state import RunState
 
@@ -70,8 +71,10 @@ def of_run(state: RunState, step: int, committed: int, dropped: int) -> Iterator
         "esper_trainer_measurements_dropped", "Measurements that the log was too slow for", dropped
     )
     seeds = GaugeMetricFamily("esper_trainer_seeds", "Seeds by stage", labels=["stage"])
-    for stage, count in state.stages().items():
-        seeds.add_metric([str(stage)], count)
+    stages = state.stages()
+    for stage in Stage:
+        if stage is not Stage.DORMANT:
+            seeds.add_metric([stage.value], stages.get(stage.value, 0))
     yield seeds
 
 
@@ -82,6 +85,11 @@ def of_sink(progress: Progress, behind: dict[str, int]) -> Iterator[Metric]:
         "esper_sink_failures", "Times that the log or ClickHouse was in trouble", progress.failures
     )
     yield GaugeMetricFamily("esper_sink_waiting", "1 while it waits for either", int(bool(progress.trouble)))
+    yield GaugeMetricFamily(
+        "esper_sink_probing",
+        "1 while it failed so often in a row that it only asks whether that has passed",
+        int(progress.probing),
+    )
     yield GaugeMetricFamily(
         "esper_sink_caught_up_timestamp_seconds", "When it last had all, s since 1970", progress.caught_up
     )

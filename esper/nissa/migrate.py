@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ CREATE TABLE IF NOT EXISTS migrations (
     time DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
 ) ENGINE = ReplacingMergeTree(statement) ORDER BY number
 """
+
+
+_CREATED = re.compile(r"CREATE (?:TABLE|VIEW|MATERIALIZED VIEW) (\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,20 @@ def migrate(client: Client) -> list[str]:
     return [each.name for each in known if _apply(client, each, *done.get(each.number, (0, each.digest)))]
 
 
+def drop(client: Client) -> None:
+    """Drop every table and view of Esper's. Who is interrupted can do it again: what says that they are there is
+    dropped last."""
+    statements = [statement for each in migrations() for statement in each.statements]
+    names = [match[1] for statement in statements if (match := _CREATED.match(statement))]
+    for name in [*reversed(names), "migrations"]:
+        client.command(f"DROP TABLE IF EXISTS {name} SYNC")
+
+
 def _apply(client: Client, migration: Migration, begun: int, digest: str) -> bool:
     if digest != migration.digest:
         raise AnalyticsError(
-            f"the database's migration {migration.name} was another file; esper analytics rebuild makes the tables anew"
+            f"the database's migration {migration.name} was another file; esper analytics rebuild --drop makes all "
+            f"tables anew, without what the log does not hold any more"
         )
     for place, statement in enumerate(migration.statements[begun:], begun + 1):
         client.command(_repeatable(statement))

@@ -7,7 +7,6 @@ process id, command, and the socket on which a process that keeps the database a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import random
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from esper.errors import AnalyticsError
+from esper.locks import locked
 
 PATIENCE = 10.0
 """Seconds to wait for another process to be done."""
@@ -56,7 +56,7 @@ def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Ite
     deadline = time.monotonic() + patience
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while not _locked(descriptor):
+        while not locked(descriptor):
             owner = _read(path)
             if owner.socket or time.monotonic() > deadline:
                 raise Taken(folder, owner)
@@ -73,14 +73,6 @@ def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Ite
 def lock_file(folder: Path) -> Path:
     """Beside the folder, since the engine minds strange files in it."""
     return folder.with_name(f"{folder.name}.lock")
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _read(path: Path) -> Owner:

@@ -36,10 +36,11 @@ TABLES = {
 """The tables that a topic's events fill, besides ``events``."""
 
 
-def rows_of(event: Event, key: str) -> Iterator[Row]:
-    """The rows of one event under its record's ``key``; none if no typed table is about it."""
+def rows_of(event: Event, topic: str, key: str) -> Iterator[Row]:
+    """The rows of one event under its record's ``key``; none if no typed table is about it, or it is on a topic where
+    none such belongs."""
     make = _MAKERS.get(type(event.content))
-    if make is not None:
+    if make is not None and _TOPICS[type(event.content)] == topic:
         yield from make(event, key, event.content)
 
 
@@ -216,3 +217,5 @@ _MAKERS: dict[type, Callable[[Event, str, Any], Iterator[Row]]] = {
     assets.KernelEvaluated: _evaluated,
     assets.BlueprintRegistered: _registered,
 }
+_TOPICS = {kind: ASSETS if kind.__module__ == assets.__name__ else RUNS for kind in _MAKERS}
+"""Where the events that rows follow from belong."""

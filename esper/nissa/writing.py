@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, starmap
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
@@ -18,33 +20,57 @@ from esper.nissa import telemetry
 from esper.nissa.rows import Values, rows_of
 
 if TYPE_CHECKING:
+    import pyarrow
     from clickhouse_connect.driver.client import Client
 
-
-def write(client: Client, log_id: str, topic: str, batch: Sequence[Entry]) -> None:
-    """Write records of one topic, in the order in which they lie in their partitions."""
-    if topic == TELEMETRY:
-        _write_telemetry(client, log_id, batch)
-    else:
-        _write_events(client, log_id, topic, batch)
+Unreadable = Callable[[Entry, str], None]
+"""Is told which record cannot be read, and why."""
 
 
-def _write_events(client: Client, log_id: str, topic: str, batch: Sequence[Entry]) -> None:
+class Columns(NamedTuple):
+    """Rows, column by column."""
+
+    names: tuple[str, ...]
+    values: Sequence[Sequence[Any]]
+
+
+class Block(NamedTuple):
+    """Rows for one table."""
+
+    table: str
+    rows: Columns | pyarrow.Table
+
+
+def blocks(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unreadable) -> list[Block]:
+    """What records of one topic, in the order in which they lie in their partitions, are in the tables."""
+    return (_telemetry if topic == TELEMETRY else _events)(log_id, topic, batch, unreadable)
+
+
+def insert(client: Client, made: Sequence[Block]) -> None:
+    """Write what ``blocks`` has made, in its order."""
+    for table, rows in made:
+        if isinstance(rows, Columns):
+            client.insert(table, rows.values, column_names=rows.names, column_oriented=True)
+        else:
+            client.insert_arrow(table, rows)
+
+
+def _events(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unreadable) -> list[Block]:
     tables: dict[str, list[Values]] = defaultdict(list)
+    done: list[Values] = []
     for entry in batch:
         place = {"log": log_id, "partition": entry.position.partition, "offset": entry.position.offset}
         event, error = _decoded(entry)
-        tables["events"].append(place | {"topic": topic} | _event_row(entry, event, error))
+        if event is None:
+            unreadable(entry, error)
+        done.append(place | {"topic": topic} | _event_row(entry, event, error))
         if event is not None:
-            for number, (table, row) in enumerate(rows_of(event, entry.record.key)):
+            for number, (table, row) in enumerate(rows_of(event, topic, entry.record.key)):
                 tables[table].append(place | {"row": number} | row)
-    done = tables.pop("events")
-    for table, rows in tables.items():
-        _insert(client, table, rows)
-    _insert(client, "events", done)
+    return [*chain.from_iterable(starmap(_blocks, tables.items())), *_blocks("events", done)]
 
 
-def _write_telemetry(client: Client, log_id: str, batch: Sequence[Entry]) -> None:
+def _telemetry(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unreadable) -> list[Block]:
     good: list[telemetry.Batch] = []
     done: list[Values] = []
     for entry in batch:
@@ -57,26 +83,32 @@ def _write_telemetry(client: Client, log_id: str, batch: Sequence[Entry]) -> Non
             "partition": entry.position.partition,
             "offset": entry.position.offset,
             "run_id": entry.record.key,
+            "attempt": 0,
+            "epoch": 0,
             "time": entry.timestamp,
+            "rows": 0,
+            "dropped": 0,
             "error": error,
         }
+        if error:
+            unreadable(entry, error)
         if event is not None and isinstance(content, StepsMeasured) and not error:
             good.append((entry.record.key, entry.position, content))
             row |= {"attempt": content.attempt, "epoch": event.envelope.epoch or 0, "time": event.envelope.time}
             row |= {"rows": len(content.value), "dropped": content.dropped}
         done.append(row)
-    if good:
-        client.insert_arrow("telemetry", telemetry.table(log_id, good))
-    _insert(client, "telemetry_batches", done)
+    made = [Block("telemetry", telemetry.table(log_id, good))] if good else []
+    return [*made, *_blocks("telemetry_batches", done)]
 
 
-def _insert(client: Client, table: str, rows: Sequence[Values]) -> None:
-    """Rows may leave columns out, which then have their defaults."""
-    groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
+def _blocks(table: str, rows: Sequence[Values]) -> Iterator[Block]:
+    """Rows may leave columns out, which then have their defaults; those with the same columns are inserted at once, so
+    what says what is done has them all in every row: half of it would leave records out."""
+    groups: dict[tuple[str, ...], list[Iterable[Any]]] = defaultdict(list)
     for row in rows:
-        groups[tuple(row)].append(tuple(row.values()))
-    for columns, values in groups.items():
-        client.insert(table, values, column_names=columns)
+        groups[tuple(row)].append(row.values())
+    for names, values in groups.items():
+        yield Block(table, Columns(names, list(zip(*values, strict=True))))
 
 
 def _decoded(entry: Entry) -> tuple[Event | None, str]:
@@ -89,7 +121,7 @@ def _decoded(entry: Entry) -> tuple[Event | None, str]:
 
 def _event_row(entry: Entry, event: Event | None, error: str) -> Values:
     if event is None:
-        return {"key": entry.record.key, "type": "", "time": entry.timestamp, "payload": "", "error": error}
+        return _UNREADABLE | {"key": entry.record.key, "time": entry.timestamp, "error": error}
     envelope = event.envelope
     return {
         "key": entry.record.key,
@@ -101,7 +133,22 @@ def _event_row(entry: Entry, event: Event | None, error: str) -> Values:
         "id": envelope.id,
         "causes": list(envelope.causes),
         "payload": payload(event),
+        "error": "",
     }
+
+
+_UNREADABLE: Values = {
+    "key": "",
+    "type": "",
+    "sequence": 0,
+    "epoch": 0,
+    "time": None,
+    "writer": "",
+    "id": UUID(int=0),
+    "causes": [],
+    "payload": "",
+    "error": "",
+}
 
 
 def payload(event: Event) -> str:

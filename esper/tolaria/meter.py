@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from esper.kasmina.stages import IN_THE_HOST
+from esper.kasmina.stages import IN_THE_HOST, LIVE
 from esper.settings import Telemetry
 from esper.tolaria.garden import Garden
 from esper.tolaria.recorder import Measurement, Recorder
@@ -50,7 +50,7 @@ class Meter:
     def _seeds(self) -> Iterator[Measurement]:
         """Of the seeds that learn now."""
         for plant in self._garden:
-            if plant.gradient_norm is not None:
+            if plant.gradient_norm is not None and plant.seed.stage in LIVE:  # a fossil keeps its last one
                 yield "gradient_norm", plant.seed.name, plant.gradient_norm
             if plant.seed.stage in IN_THE_HOST:
                 yield "alpha", plant.seed.name, self._garden.alpha(plant)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 
 from esper.errors import EsperError
 from esper.events.telemetry import StepsMeasured
@@ -29,17 +30,14 @@ Measurement = tuple[str, str, float]
 
 @dataclass(slots=True)
 class _Batch:
-    """Measurements of steps that follow each other. Names have numbers in the order of their coming."""
+    """Measurements of steps that follow each other."""
 
-    metrics: dict[str, int] = field(default_factory=dict)
-    sites: dict[str, int] = field(default_factory=lambda: {"": -1})
     steps: list[int] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
-    at: list[int] = field(default_factory=list)
-    metric: list[int] = field(default_factory=list)
-    site: list[int] = field(default_factory=list)
-    value: list[float] = field(default_factory=list)
+    series: dict[tuple[str, str], tuple[list[int], list[float]]] = field(default_factory=dict)
+    """By metric and site: places in ``steps``, and values."""
+    rows: int = 0
 
     def add(self, step: int, epoch: int, found: Iterable[Measurement]) -> None:
         place = len(self.steps)
@@ -47,24 +45,30 @@ class _Batch:
         self.epochs.append(epoch)
         self.times.append(time.time_ns() // 1000)
         for metric, site, value in found:
-            self.at.append(place)
-            self.metric.append(self.metrics.setdefault(metric, len(self.metrics)))
-            self.site.append(self.sites.setdefault(site, len(self.sites) - 1))
-            self.value.append(value)
+            series = self.series.get((metric, site))
+            if series is None:
+                series = self.series[metric, site] = ([], [])
+            series[0].append(place)
+            series[1].append(value)
+            self.rows += 1
 
     def content(self, attempt: int, dropped: int) -> StepsMeasured:
+        metrics = {metric: place for place, metric in enumerate(dict.fromkeys(metric for metric, _ in self.series))}
+        named = dict.fromkeys(site for _, site in self.series if site)
+        sites = {"": -1} | {site: place for place, site in enumerate(named)}
         return StepsMeasured(
             attempt=attempt,
             dropped=dropped,
-            metrics=tuple(self.metrics),
-            sites=tuple(self.sites)[1:],
+            metrics=tuple(metrics),
+            sites=tuple(named),
             steps=tuple(self.steps),
             epochs=tuple(self.epochs),
             times=tuple(self.times),
-            at=tuple(self.at),
-            metric=tuple(self.metric),
-            site=tuple(self.site),
-            value=tuple(self.value),
+            series_metric=tuple(metrics[metric] for metric, _ in self.series),
+            series_site=tuple(sites[site] for _, site in self.series),
+            series_length=tuple(len(values) for _, values in self.series.values()),
+            at=tuple(chain.from_iterable(at for at, _ in self.series.values())),
+            value=tuple(chain.from_iterable(values for _, values in self.series.values())),
         )
 
 
@@ -86,7 +90,7 @@ class Recorder:
         """Take a step's measurements; never waits."""
         self._batch.add(step, epoch, found)
         settings = self._settings
-        if len(self._batch.value) >= settings.rows or time.monotonic() - self._began >= settings.seconds:
+        if self._batch.rows >= settings.rows or time.monotonic() - self._began >= settings.seconds:
             self._hand_over()
 
     def next_attempt(self) -> None:
@@ -103,7 +107,7 @@ class Recorder:
 
     def _hand_over(self) -> None:
         batch, self._batch, self._began = self._batch, _Batch(), time.monotonic()
-        if batch.value:
+        if batch.rows:
             try:
                 self._queue.put_nowait((self._attempt, batch))
             except queue.Full:
@@ -112,7 +116,7 @@ class Recorder:
     def _drop(self, batch: _Batch) -> None:
         if not self.dropped:
             logger.warning("run %s: the log takes no telemetry now; training goes on without", self._run_id)
-        self.dropped += len(batch.value)
+        self.dropped += batch.rows
 
     # The sending thread
 

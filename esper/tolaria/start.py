@@ -52,7 +52,7 @@ from esper.tolaria.decisions import decider_for
 from esper.tolaria.digest import digest_tree
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
-from esper.tolaria.history import begun, further, recent, whole
+from esper.tolaria.history import History, begun, further, recent, whole
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
@@ -122,42 +122,7 @@ def start(
     gate = _read_gate(gate_data, chosen)
     if gate is None:
         logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
-    writers = bench.writers()
-    writer = writers.open()
-    if writer.sequence:
-        raise RunExists(f"run {run_id} was begun by another process just now; choose another run_id")
-    with ExitStack() as undo:
-        undo.callback(writer.close)
-        journal = undo.enter_context(closing(Journal(writers, writer, RunState(run_id), chosen.log)))
-        archive = undo.enter_context(closing(Archive(bench.store, run_id)))
-        trainer = undo.enter_context(closing(bench.trainer(journal, gate, chosen, Replay((), 0), archive)))
-        archive.take(snapshot(0, 0, ("start",), trainer.tree(), trainer.cursor_tree()))
-        ((_, written, _),) = archive.finished(wait=True)
-        transaction = journal.transaction()
-        for blueprint in bench.unregistered():
-            transaction.add_asset(blueprint)
-        transaction.add(
-            RunStarted(
-                task=task,
-                seed=seed,
-                settings=canonical_json(chosen.model_dump(mode="json")),
-                model=bench.subject.describe(),
-                optimizer=type(optimizer).__name__,
-                clip_norm=clip_norm,
-                sites=site_table(trainer.garden.sites, _costs(trainer.garden.sites)),
-                gate=_describe_gate(gate),
-                data=tuple(data),
-                environment=environment(model),
-                parameters_digest=digest_tree(bench.subject.tensors()).digest,
-            )
-        )
-        transaction.add(
-            CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason="start", size=written.size)
-        )
-        journal.commit(transaction)
-        trainer.meter = bench.meter(trainer, chosen.telemetry)
-        undo.pop_all()
-    return Run(run_id, trainer, journal.state)
+    return _begin(bench, chosen, gate, seed, task, tuple(data))
 
 
 def resume(
@@ -203,46 +168,7 @@ def resume(
         raise DataMismatch(f"gate_data is not what run {run_id} began with; give the same examples in the same order")
     with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
         bench.subject.check_fits(_newest(archive, before)[0].tree)
-    writers = bench.writers()
-    writer = writers.open()  # fences a trainer that still runs: read again what it wrote until now
-    with ExitStack() as undo:
-        undo.callback(writer.close)
-        known = further(bench.log, known)
-        present = known.state
-        check_end(run_id, writer, present.sequence)
-        if present.status != before.status and present.status != "running":
-            raise RunUnusable(
-                f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume"
-            )
-        journal = undo.enter_context(closing(Journal(writers, writer, present, settings.log)))
-        archive = undo.enter_context(closing(Archive(bench.store, run_id)))
-        checkpoint, corrupt = _newest(archive, journal.state)
-        if not known.serves(checkpoint.step):
-            known = whole(bench.log, run_id)
-        events = known.events
-        replay = Replay(events, checkpoint.step, exact=not notes)
-        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive, events)))
-        trainer.load(checkpoint)
-        _check_loaded(trainer, checkpoint)
-        damaged = tuple(f"the checkpoint of step {each.step} is damaged and was passed over" for each in corrupt)
-        transaction = journal.transaction()
-        transaction.add(
-            RunResumed(
-                checkpoint=checkpoint.step,
-                inexact=bool(notes),
-                environment=environment(model),
-                notes=(*notes, *damaged),
-                measured={"seconds": time.perf_counter() - began},
-            )
-        )
-        for each in corrupt:
-            transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
-        journal.commit(transaction)
-        gone = known.retired() | {each.manifest for each in corrupt}
-        trainer.keeper.remove(sorted(gone - {each.manifest for each in journal.state.checkpoints}))
-        trainer.meter = bench.meter(trainer, settings.telemetry)
-        undo.pop_all()
-    return Run(run_id, trainer, journal.state)
+    return _take_up(bench, known, gate, notes, began)
 
 
 @dataclass(slots=True)
@@ -312,6 +238,93 @@ class Bench:
         boundary = Boundary(self.subject, garden, gate, self.store, built_in(), decider, settings)
         keeper = Keeper(archive, journal, settings.checkpoint.keep)
         return Trainer(self.subject, garden, boundary, journal, inbox, keeper, settings, replay, _costs)
+
+
+def _begin(
+    bench: Bench, settings: Settings, gate: GateData | None, seed: int, task: str | None, data: tuple[DataFile, ...]
+) -> Run:
+    """Write the run's first events and the checkpoint of step 0."""
+    writers = bench.writers()
+    writer = writers.open()
+    if writer.sequence:
+        raise RunExists(f"run {bench.run_id} was begun by another process just now; choose another run_id")
+    with ExitStack() as undo:
+        undo.callback(writer.close)
+        journal = undo.enter_context(closing(Journal(writers, writer, RunState(bench.run_id), settings.log)))
+        archive = undo.enter_context(closing(Archive(bench.store, bench.run_id)))
+        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, Replay((), 0), archive)))
+        archive.take(snapshot(0, 0, ("start",), trainer.tree(), trainer.cursor_tree()))
+        ((_, written, _),) = archive.finished(wait=True)
+        transaction = journal.transaction()
+        for blueprint in bench.unregistered():
+            transaction.add_asset(blueprint)
+        transaction.add(
+            RunStarted(
+                task=task,
+                seed=seed,
+                settings=canonical_json(settings.model_dump(mode="json")),
+                model=bench.subject.describe(),
+                optimizer=type(bench.subject.optimizer).__name__,
+                clip_norm=bench.subject.clip_norm,
+                sites=site_table(trainer.garden.sites, _costs(trainer.garden.sites)),
+                gate=_describe_gate(gate),
+                data=data,
+                environment=environment(bench.subject.model),
+                parameters_digest=digest_tree(bench.subject.tensors()).digest,
+            )
+        )
+        transaction.add(
+            CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason="start", size=written.size)
+        )
+        journal.commit(transaction)
+        trainer.meter = bench.meter(trainer, settings.telemetry)
+        undo.pop_all()
+    return Run(bench.run_id, trainer, journal.state)
+
+
+def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[str, ...], began: float) -> Run:
+    """Fence a trainer that still runs, load the newest checkpoint that verifies and say so on the log."""
+    run_id, before, settings = bench.run_id, known.state, settings_of(known.state)
+    writers = bench.writers()
+    writer = writers.open()  # fences a trainer that still runs: read again what it wrote until now
+    with ExitStack() as undo:
+        undo.callback(writer.close)
+        known = further(bench.log, known)
+        present = known.state
+        check_end(run_id, writer, present.sequence)
+        if present.status != before.status and present.status != "running":
+            raise RunUnusable(
+                f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume"
+            )
+        journal = undo.enter_context(closing(Journal(writers, writer, present, settings.log)))
+        archive = undo.enter_context(closing(Archive(bench.store, run_id)))
+        checkpoint, corrupt = _newest(archive, journal.state)
+        if not known.serves(checkpoint.step):
+            known = whole(bench.log, run_id)
+        events = known.events
+        replay = Replay(events, checkpoint.step, exact=not notes)
+        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive, events)))
+        trainer.load(checkpoint)
+        _check_loaded(trainer, checkpoint)
+        damaged = tuple(f"the checkpoint of step {each.step} is damaged and was passed over" for each in corrupt)
+        transaction = journal.transaction()
+        transaction.add(
+            RunResumed(
+                checkpoint=checkpoint.step,
+                inexact=bool(notes),
+                environment=environment(bench.subject.model),
+                notes=(*notes, *damaged),
+                measured={"seconds": time.perf_counter() - began},
+            )
+        )
+        for each in corrupt:
+            transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
+        journal.commit(transaction)
+        gone = known.retired() | {each.manifest for each in corrupt}
+        trainer.keeper.remove(sorted(gone - {each.manifest for each in journal.state.checkpoints}))
+        trainer.meter = bench.meter(trainer, settings.telemetry)
+        undo.pop_all()
+    return Run(run_id, trainer, journal.state)
 
 
 def _newest(archive: Archive, state: RunState) -> tuple[Loaded, list[CheckpointCommitted]]:

@@ -28,6 +28,7 @@ from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.settings import Settings
 from esper.tamiyo.state import RunState
 from esper.tolaria.boundary import Boundary, transition
+from esper.tolaria.changes import Changes
 from esper.tolaria.checkpoint import Loaded, snapshot
 from esper.tolaria.cursor import Cursor
 from esper.tolaria.digest import StateDigest, batch_digest, digest_tree
@@ -90,6 +91,7 @@ class Trainer:
         self._seconds = 0.0  # between steps, of which no boundary has told yet
         self._sequence = 0  # of the last event that the model's state includes, while replaying
         self._diverged = False
+        self._changes = Changes(subject, garden, keeper)
         self._pass = HostPass(subject, garden, settings.boundary)
         self._tabled: tuple[list[Site], SiteTable] | None = None
         self._batch: Any = None
@@ -268,7 +270,7 @@ class Trainer:
         else:
             self.journal.submit(transaction)
         self.window.total, self.window.count = 0.0, 0
-        return self._apply(moves), wish
+        return self._changes.apply(moves), wish
 
     def _arrival(self, state: RunState, began: float) -> BoundaryReached:
         digest = self.digest()
@@ -315,37 +317,10 @@ class Trainer:
             self.replay.compare(logged.boundary, digest, batch_digest(self._batch), self.cursor.first_data)
             self.window.total, self.window.count = 0.0, 0
         if logged.rollback is None:
-            return self._apply(logged.transitions)
+            return self._changes.apply(logged.transitions)
         self.keeper.commit(wait=True)
-        return self._undo(logged.rollback.to_step, logged.transitions)
-
-    def _apply(self, moves: list[SeedTransitioned]) -> list[str]:
-        """Change the model as committed transitions say; returns what makes a checkpoint due."""
-        reasons = []
-        for event in moves:
-            began = self._blending_began(event)
-            self.garden.apply(event)
-            if began is not None:
-                self.keeper.commit(wait=True)
-                self._restore_host(began)
-            if event.to_stage == Stage.BLENDING:
-                reasons.append("blending")
-            if event.to_stage == Stage.FOSSILISED:
-                reasons.append("fossilised")
-        return reasons
-
-    def _blending_began(self, event: SeedTransitioned) -> int | None:
-        """For a cull out of the host: the step of the checkpoint from when blending began."""
-        if event.to_stage != Stage.CULLED or Stage(event.from_stage) not in IN_THE_HOST:
-            return None
-        return self.garden.plants[event.seed].blending_began
-
-    def _restore_host(self, step: int) -> None:
-        """Return parameters, buffers and optimiser state to a checkpoint; learning rates and all else go on."""
-        tree = self.keeper.read(step).tree
-        self.subject.load_tensors(tree["model"])
-        self.subject.load_optimizer(tree["optimizer"], rates=False)
-        self.garden.restore_fossils(tree["seeds"])
+        self._diverged = False
+        return self._changes.undo(logged.rollback.to_step, logged.transitions)
 
     def _roll_back(self) -> list[str]:
         """The governor: a loss that is not finite takes the run back to the newest checkpoint due."""
@@ -365,15 +340,9 @@ class Trainer:
         if self.meter is not None:
             self.meter.rolled_back()
         logger.warning("step %d: the loss is not finite; back to the weights of step %d", self.step, to_step)
-        return self._undo(to_step, [each for each in transaction.contents if isinstance(each, SeedTransitioned)])
-
-    def _undo(self, to_step: int, culls: list[SeedTransitioned]) -> list[str]:
         self._diverged = False
-        tree = self.keeper.read(to_step).tree
-        self.garden.rebuild(tree["seeds"])
-        self.subject.load_tensors(tree["model"])
-        self.subject.load_optimizer(tree["optimizer"], rates=False)
-        return ["rollback", *self._apply(culls)]
+        culls = [each for each in transaction.contents if isinstance(each, SeedTransitioned)]
+        return self._changes.undo(to_step, culls)
 
     # Checkpoints and ends
 

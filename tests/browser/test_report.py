@@ -1,6 +1,7 @@
 """The report in a browser: headless Chromium, wide and narrow, light and dark.
 
-Screenshots stay in the folder ESPER_TEST_SCREENSHOTS, else in pytest's temporary one.
+Screenshots stay in the folder ESPER_TEST_SCREENSHOTS, else in pytest's temporary one. The README's picture is made by
+``ESPER_TEST_SCREENSHOTS=docs python -m pytest tests/browser -k demo``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from esper.errors import DataUnavailable
 from esper.nissa.report.page import page
+from esper.tasks.fashion_mnist import folder
+from tests.integration.command import wait_until
 from tests.reporting import HOSTILE, empty, full
 
 if TYPE_CHECKING:
@@ -58,9 +62,11 @@ class Browser:
     def count(self, selector: str) -> int:
         return int(self.run(f"return document.querySelectorAll({selector!r}).length"))
 
-    def keep(self, name: str) -> None:
-        """A screenshot of the whole page."""
-        width, height = self.run("return [innerWidth, document.documentElement.scrollHeight]")
+    def keep(self, name: str, down_to: str = "html") -> None:
+        """A screenshot of the page, down to the end of that element."""
+        width = self.run("return innerWidth")
+        bottom = f"document.querySelector({down_to!r}).getBoundingClientRect().bottom + scrollY + 12"
+        height = self.run(f"return Math.min({bottom}, document.documentElement.scrollHeight)")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         taken = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
         self.shots.mkdir(parents=True, exist_ok=True)
@@ -92,23 +98,25 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         driver.quit()
 
 
+def _esper(folder: Path, *words: str) -> None:
+    command = [sys.executable, "-m", "esper", *words, "--home", str(folder / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``trained(*RUNS)`` is the report that ``esper report`` writes of these runs; ``one`` and ``two`` are trained."""
     folder = tmp_path_factory.mktemp("report")
-
-    def esper(*words: str) -> None:
-        command = [sys.executable, "-m", "esper", *words, "--home", str(folder / "home")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
     settings = [word for each in QUICK for word in ("--set", each)]
     for seed, run_id in enumerate(("one", "two")):
-        esper("train", "--task", "digits", "--steps", "400", "--seed", str(seed), "--run-id", run_id, *settings)
+        _esper(
+            folder, "train", "--task", "digits", "--steps", "400", "--seed", str(seed), "--run-id", run_id, *settings
+        )
 
     def report(*runs: str) -> Path:
         path = folder / f"{'-'.join(runs)}.html"
-        esper("report", *runs, "--out", str(path))
+        _esper(folder, "report", *runs, "--out", str(path))
         return path
 
     return report
@@ -156,6 +164,25 @@ def test_the_curves_are_drawn(browser: Browser, trained: Callable[..., Path]) ->
 
 
 @pytest.mark.slow
+def test_a_legend_has_values_while_a_curve_is_pointed_at(browser: Browser, trained: Callable[..., Path]) -> None:
+    browser.show(trained("one"))
+    values = (
+        "return [...document.querySelectorAll('.chart .u-value')].filter(e => e.offsetParent).map(e => e.textContent)"
+    )
+    assert browser.run(values) == []
+    browser.run(
+        "const over = document.querySelector('.chart .u-over'), box = over.getBoundingClientRect();"
+        "const where = {clientX: box.left + box.width / 2, clientY: box.top + 9};"
+        "for (const kind of ['mouseenter', 'mousemove']) over.dispatchEvent(new MouseEvent(kind, where))"
+    )
+    wait_until(lambda: browser.run(values), "a value", 5)
+    browser.keep("pointed")
+    assert browser.run(values)[0].isdigit()
+    assert browser.console() == []
+    _fits(browser)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_runs_are_compared(browser: Browser, trained: Callable[..., Path], width: int) -> None:
     browser.show(trained("one", "two"), width)
@@ -164,6 +191,24 @@ def test_runs_are_compared(browser: Browser, trained: Callable[..., Path], width
     _fits(browser)
     assert browser.count(".runs tbody tr") == 2
     assert browser.count(".chart canvas") == 7
+    assert browser.count(".different dd > span") == 4  # the random seed, and what was kept, of each
+
+
+@pytest.mark.slow
+def test_the_demo_as_the_readme_shows_it(browser: Browser, tmp_path: Path) -> None:
+    try:
+        folder()
+    except DataUnavailable as error:
+        pytest.skip(str(error))
+    _esper(tmp_path, "train", "--task", "fashion-mnist", "--run-id", "demo")
+    _esper(tmp_path, "report", "demo", "--out", str(tmp_path / "demo.html"))
+    browser.show(tmp_path / "demo.html")
+    browser.keep("report", down_to=".lifelines")
+    assert browser.console() == []
+    assert (
+        browser.run("return document.querySelector('h1').textContent") == "The network grew: it kept two of five seeds."
+    )
+    assert browser.count(".lives li") == 5
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])

@@ -18,13 +18,7 @@ from esper.events.runs import BoundaryReached, DecisionMade, RunCompleted, RunRe
 from esper.settings import Settings
 from tests.training import Loop, contents, events, examples, history, loss, stages
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_signatures_are_the_documented_ones() -> None:

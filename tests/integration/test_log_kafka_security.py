@@ -25,8 +25,10 @@ from esper.log.kafka.address import Address
 from esper.log.kafka.clients import security
 from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.topics import TOPICS, make_topics
-from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS, Record
+from esper.log.port import ASSETS, DEADLETTER, PARTITIONS, RUNS, SIGNALS, Record
 from esper.log.records import signal_record
+from esper.nissa.shares import GROUP
+from esper.nissa.sink import TOPICS as SINKS_TOPICS
 from tests.brokers import Brokers
 from tests.secured import PASSWORD, Secured, secured_broker
 from tests.workers import Worker, digests, made_run, records
@@ -89,8 +91,22 @@ def test_each_user_can_do_its_work(log_of: Callable[..., KafkaLog]) -> None:
         assert len(list(log.read(RUNS, "work"))) == 1
         assert len(list(log.read(SIGNALS, "work"))) == 2
         assert len(list(log.read(ASSETS))) == 1
-    assert len(list(operator.read(DEADLETTER))) == len(list(trainer.read(DEADLETTER))) == 1
+    sink.signal(Record(DEADLETTER, "esper.runs/0:2", SCHEMA, b""))
+    for log in (operator, trainer, sink):
+        assert len(list(log.read(DEADLETTER))) == 2
     assert trainer.open_writer("work").epoch == 2
+
+
+def test_sinks_alone_share_the_log(log_of: Callable[..., KafkaLog]) -> None:
+    with log_of("sink").share(SINKS_TOPICS, f"{GROUP}-0123") as share:
+        until, taken = time.monotonic() + 30, 0
+        while taken < len(SINKS_TOPICS) * PARTITIONS:
+            assert time.monotonic() < until
+            taken += sum(map(len, share.poll(1.0).taken.values()))
+        assert share.sure()
+    for user, group in (("trainer", f"{GROUP}-0123"), ("sink", "another")):
+        with log_of(user).share([RUNS], group) as share, pytest.raises(LogError, match=r"uthorization failed.*--acls"):
+            share.poll(20.0)
 
 
 def test_only_a_trainer_writes_transitions(secured: Secured, log_of: Callable[..., KafkaLog]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import cycle, repeat
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from esper.errors import Fenced, Quarantined
 from esper.events.runs import CommandAccepted, RunResumed, RunStarted
@@ -22,33 +20,11 @@ from esper.log.records import run_record
 from esper.log.sqlite import SqliteLog
 from esper.log.sqlite import _schema_id as schema_id
 from esper.tolaria import journal as journal_module
-from tests.faulty import Fault, FaultyLog
+from tests.faulty import Fault
 from tests.integration.test_signals import send
 from tests.training import Loop, contents, events, history, settings
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(journal_module, "FIRST_PAUSE", 0.001)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> list[Iterator[Fault]]:
-    """What the logs that are opened from now on do; empty: nothing."""
-    chosen: list[Iterator[Fault]] = []
-
-    def open_faulty(url: str) -> FaultyLog:
-        log = FaultyLog(Path(url.removeprefix("sqlite:///")).parent)
-        if chosen:
-            log.faults = chosen[0]
-        return log
-
-    monkeypatch.setattr(sys.modules["esper.tolaria.start"], "open_log", open_faulty)
-    return chosen
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pauses")
 
 
 def check(home: Path, whole: list[tuple[str, Any]], run_id: str = "run") -> None:

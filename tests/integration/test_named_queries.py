@@ -302,6 +302,14 @@ def test_what_became_of_each_seed(told: Database) -> None:
     ]
 
 
+def test_which_policies_have_decided(told: Database) -> None:
+    made = "SELECT policy, version, uniqExact(run_id), count() FROM decisions WHERE outcome = 'made' GROUP BY ALL"
+    columns = "policy, version, runs, decisions, acted <= decisions, first_time <= last_time"
+    found = told.rows(f"SELECT {columns} FROM policies")
+    assert found == [(*row, True, True) for row in told.rows(made)]
+    assert found
+
+
 def test_a_parameter_of_the_wrong_type_is_one_line(told: Database) -> None:
     with pytest.raises(AnalyticsError) as told_so:
         ask(told, "slowest_sites", limit="many")

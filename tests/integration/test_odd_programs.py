@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,7 @@ from esper.errors import ModelMismatch, Unsupported, UsageError
 from esper.events.runs import BoundaryReached, CheckpointCommitted, RolledBack
 from tests.training import Loop, contents, examples, history, host, stages
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Mask(nn.Module):

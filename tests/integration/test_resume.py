@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,7 @@ from esper.errors import CorruptArtifact, DataMismatch, ReplayDivergence, Unsupp
 from esper.events.runs import CheckpointCommitted, CheckpointRetired, RunResumed
 from tests.training import SETTINGS, Loop, contents, examples, history, settings, stages
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Augmented(Dataset[Any]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from esper.artifacts import open_store
 from esper.cli.main import main
@@ -27,23 +25,16 @@ from esper.log.port import RUNS, Entry, Position
 from esper.log.records import run_record
 from esper.log.sqlite import SqliteLog
 from esper.tamiyo import snapshot
-from esper.tolaria import journal as journal_module
 from esper.tolaria.checkpoint import Checkpoints
 from esper.tolaria.history import History, further, recent, whole
-from tests.faulty import Fault, FaultyLog
+from tests.faulty import Fault
 from tests.runlog import LOG_URL, history, log_url
 from tests.training import Loop, settings
 
 CRASH = 77
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(journal_module, "FIRST_PAUSE", 0.001)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pauses")
 
 
 def loop_in(home: Path, **more: Any) -> Loop:
@@ -307,18 +298,12 @@ def test_a_run_whose_decisions_are_made_elsewhere_is_read_from_its_first_event(t
 
 @pytest.mark.parametrize("seed", range(6))
 def test_however_often_the_log_gave_its_writer_up_both_ways_of_reading_agree(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, faults: list[Iterator[Fault]], tmp_path: Path
 ) -> None:
     chance = random.Random(seed)
     kinds: list[Fault] = ["lost before", "lost after", *[None] * 12]
-    faults: Iterator[Fault] = (chance.choice(kinds) for _ in repeat(None))
+    faults.append(chance.choice(kinds) for _ in repeat(None))
 
-    def open_faulty(url: str) -> FaultyLog:
-        log = FaultyLog(Path(url.removeprefix("sqlite:///")).parent)
-        log.faults = faults
-        return log
-
-    monkeypatch.setattr(sys.modules["esper.tolaria.start"], "open_log", open_faulty)
     loop = loop_in(tmp_path)
     loop.begin()
     used = 0

@@ -5,13 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from esper.errors import RunEnded, RunUnusable
 from esper.events.runs import CommandAccepted, CommandRejected, RunCancelled, RunPaused, SeedTransitioned
@@ -21,13 +19,7 @@ from esper.log.records import signal_record
 from tests.adapters import ROOT
 from tests.training import Loop, contents, events, history
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def send(home: Path, command: str, seed: str | None = None, nonce: str = "1", run_id: str = "run") -> None:
@@ -97,7 +89,7 @@ def test_a_stop_that_was_accepted_holds_even_if_the_trainer_dies_with_it(
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esper.tolaria.trainer.Trainer._apply", die)
+    monkeypatch.setattr("esper.tolaria.changes.Changes.apply", die)
     loop = Loop(tmp_path, epochs=3)
     loop.begin()
     with pytest.raises(KeyboardInterrupt):

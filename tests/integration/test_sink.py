@@ -47,10 +47,11 @@ def measure(log: Log, run_id: str, steps: range, *, attempt: int = 1, number: in
         steps=tuple(steps),
         epochs=(0,) * len(steps),
         times=tuple(int(START.timestamp() * 1e6) + 1_000_000 * step for step in steps),
-        at=tuple(place for place in range(len(steps)) for _ in range(2)),
-        metric=(0, 1) * len(steps),
-        site=(-1, 0) * len(steps),
-        value=tuple(each for step in steps for each in (value, float(step))),
+        series_metric=(0, 1),
+        series_site=(-1, 0),
+        series_length=(len(steps),) * 2,
+        at=(*range(len(steps)),) * 2,
+        value=(*(value for _ in steps), *map(float, steps)),
     )
     log.signal(telemetry_record(run_id, content, epoch=1, number=number, time=START))
 
@@ -160,7 +161,17 @@ def test_a_record_that_cannot_be_read_is_there_with_its_error(database: Database
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"at": (0, 7)}, {"metric": (0, 2)}, {"site": (0, -2)}, {"value": (1.0,)}, {"times": ()}]
+    "wrong",
+    [
+        {"at": (0, 7)},
+        {"series_metric": (0, 2)},
+        {"series_site": (0, -2)},
+        {"series_length": (1, 2)},
+        {"series_length": (3, -1)},
+        {"series_length": (2,)},
+        {"value": (1.0,)},
+        {"times": ()},
+    ],
 )
 def test_a_batch_whose_arrays_do_not_fit_is_refused_whole(
     database: Database, log: Log, wrong: dict[str, object]
@@ -173,9 +184,10 @@ def test_a_batch_whose_arrays_do_not_fit_is_refused_whole(
         "steps": (1,),
         "epochs": (0,),
         "times": (10**15,),
+        "series_metric": (0, 0),
+        "series_site": (0, -1),
+        "series_length": (1, 1),
         "at": (0, 0),
-        "metric": (0, 0),
-        "site": (0, -1),
         "value": (1.0, 2.0),
     }
     content = StepsMeasured(**(right | wrong))  # type: ignore[arg-type]
@@ -231,6 +243,12 @@ def test_each_step_counts_once_whoever_executed_it_again(database: Database, log
     owned = database.rows("SELECT step, value FROM measurements WHERE metric = 'loss' ORDER BY step")
     assert owned == [(step, 1.0 if step <= 20 else 2.0 if step <= 40 else 3.0) for step in range(1, 61)]
     assert database.rows("SELECT count() FROM telemetry WHERE metric = 'loss'") == [(30 + 20 + 29 + 20,)]
+    for rollup in ("measured_epochs", "measured_minutes"):
+        found = database.rows(
+            f"SELECT attempt, sum(n), sum(total), min(least), max(most) FROM {rollup} WHERE metric = 'loss' "
+            f"GROUP BY attempt ORDER BY attempt"
+        )
+        assert found == [(1, 20, 20.0, 1.0, 1.0), (2, 20, 40.0, 2.0, 2.0), (3, 20, 60.0, 3.0, 3.0)], rollup
 
 
 # Migrations

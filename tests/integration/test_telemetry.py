@@ -43,6 +43,18 @@ def test_a_run_is_measured_at_every_step_its_seeds_too(tmp_path: Path) -> None:
     assert any("#" in site for site in sites)
 
 
+def test_a_seed_is_measured_as_long_as_it_learns(tmp_path: Path, database: Database) -> None:
+    loop = Loop(tmp_path, settings=MEASURED, epochs=12)
+    loop.begin()
+    loop.go()
+    Sink(database.client, open_log(log_url(tmp_path))).catch_up()
+    ended = "SELECT seed, max(step) FROM seed_transitions WHERE stage IN ('FOSSILISED', 'CULLED') GROUP BY seed"
+    last = "SELECT site, max(step) FROM measurements WHERE metric = 'gradient_norm' GROUP BY site"
+    ends, measured = dict(database.rows(ended)), dict(database.rows(last))
+    assert any(step < 96 for step in ends.values())
+    assert {seed: measured[seed] for seed in ends} == ends
+
+
 def test_measuring_changes_nothing_of_the_training(tmp_path: Path) -> None:
     measured = Loop(tmp_path / "a", settings=MEASURED)
     plain = Loop(tmp_path / "b", settings=settings(telemetry={"every": 0}))

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import torch
 
 from esper.errors import LogError, LogRefused
 from esper.events.runs import CommandAccepted, CommandRejected
@@ -26,13 +25,7 @@ from tests.integration.test_signals import at
 from tests.runlog import LOG_URL
 from tests.training import Loop, contents
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

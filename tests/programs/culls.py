@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +80,30 @@ def by_alarm(stage: Stage) -> None:
 
 
 def watch(memory: Path) -> None:
-    apply: Callable[..., list[str]] = Trainer._apply
+    original = Trainer.__init__
 
-    def watched(self: Trainer, moves: list[SeedTransitioned]) -> list[str]:
-        leaving = [move for move in moves if move.to_stage == "CULLED" and move.from_stage in ("BLENDING", "HOLDING")]
-        before = goes_on(self, moves)
-        reasons = apply(self, moves)
-        if any(move.to_stage == "BLENDING" for move in moves):
-            memory.write_text(json.dumps(goes_back(self)))
-        for move in leaving:
-            was, after = {**before, **json.loads(memory.read_text())}, goes_back(self) | goes_on(self, moves)
-            told = {name: after[name] == was[name] for name in was}
-            told["removed"] = move.seed not in self.garden.plants
-            told["fossils"] = any(each.seed.stage is Stage.FOSSILISED for each in self.garden)
-            print("restored", json.dumps(told), flush=True)
-        return reasons
+    def made(self: Trainer, *args: Any, **more: Any) -> None:
+        original(self, *args, **more)
+        self._changes.apply = partial(watched, self, memory, self._changes.apply)  # type: ignore[method-assign]
 
-    Trainer._apply = watched  # type: ignore[method-assign]
+    Trainer.__init__ = made  # type: ignore[method-assign]
+
+
+def watched(
+    trainer: Trainer, memory: Path, apply: Callable[..., list[str]], moves: list[SeedTransitioned]
+) -> list[str]:
+    leaving = [move for move in moves if move.to_stage == "CULLED" and move.from_stage in ("BLENDING", "HOLDING")]
+    before = goes_on(trainer, moves)
+    reasons = apply(moves)
+    if any(move.to_stage == "BLENDING" for move in moves):
+        memory.write_text(json.dumps(goes_back(trainer)))
+    for move in leaving:
+        was, after = {**before, **json.loads(memory.read_text())}, goes_back(trainer) | goes_on(trainer, moves)
+        told = {name: after[name] == was[name] for name in was}
+        told["removed"] = move.seed not in trainer.garden.plants
+        told["fossils"] = any(each.seed.stage is Stage.FOSSILISED for each in trainer.garden)
+        print("restored", json.dumps(told), flush=True)
+    return reasons
 
 
 def goes_back(trainer: Trainer) -> dict[str, str]:

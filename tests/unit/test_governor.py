@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,7 @@ from esper.events.runs import AlertRaised, BoundaryReached, RolledBack, RunFaile
 from esper.tolaria.digest import digest_tree
 from tests.training import Loop, contents, history, settings, shuffled, stages
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 NO_SEEDS = settings(policy={"seeds": 0})

@@ -116,6 +116,7 @@ def test_the_story_in_words():
     assert told.headline == "The network grew: it kept one of three seeds."
     assert "Of three seeds, one became part of the network and two did not help" in told.summary
     assert "The network is 30.0\u00a0% larger now." in told.summary
+    assert told.summary.endswith("its loss is 0.01 higher without fc1#2, as their audits measured.")
     assert told.warnings == ("The run failed: fc1",)
     assert [attempt.again for attempt in told.attempts] == ["40 steps run again later", "", ""]
     assert [attempt.title for attempt in told.attempts][1] == "Resumed from a checkpoint within 1.5\u00a0s"
@@ -129,6 +130,32 @@ def test_two_runs_are_compared_and_the_better_is_marked():
     assert "0.01" in rows
     assert seen.text["strong"] == "0.01"  # both have the same test, so neither is the best of them
     assert len(seen.named("article")) == 2
+    assert "two has the lowest training loss, 0.01; next comes one with" in seen.text["p"]
+
+
+def test_of_tests_the_name_says_what_is_better():
+    tested = {"a": full(), "b": full()}
+    for run, value in zip(tested, (0.25, 0.5), strict=True):
+        tested[run]["end"][0]["test"] = {"accuracy": value}
+    assert "b has the highest test accuracy, 50.00\u00a0%; next comes a with 25.00\u00a0%." in page(tested, NOW)
+    for run in tested:
+        tested[run]["end"][0]["test"] = {"perplexity": tested[run]["end"][0]["test"]["accuracy"]}
+    assert "a has the lowest test perplexity, 0.25; next comes b with 0.5." in page(tested, NOW)
+    for run in tested:
+        tested[run]["end"][0]["test"] = {"speed": tested[run]["end"][0]["test"]["perplexity"]}
+    assert "None of them did better than the others." in page(tested, NOW)
+    tested["b"]["end"][0]["test"] = {"accuracy": 1.0}
+    assert "None of them did better than the others." in page(tested, NOW)
+
+
+def test_what_was_different_is_named():
+    other = full()
+    other["run"][0] |= {"seed": 1, "settings": '{"boundary":{"steps":25},"policy":{"seeds":8}}'}
+    text = re.sub(r"(\s*<[^>]+>\s*)+", "|", page({"one": full(), "two": other}, NOW))
+    for row in ("|Random seed|0|1|", "|boundary.steps|50|25|", "|Seeds that were kept|fc1#2 fc1|fc1#2 fc1|"):
+        assert row in text
+    assert "policy.seeds" not in text
+    assert "They were started alike" in page({"one": full(), "two": full()}, NOW)
 
 
 def test_lifelines_follow_the_rollback():
@@ -173,7 +200,10 @@ def test_evidence_says_the_bound_against_the_threshold():
     assert failed.drawing.bound < failed.drawing.mean < failed.drawing.zero < failed.drawing.threshold
     assert "surely lower by at least 0.01: more than the 0.0021" in passed.answer
     assert passed.drawing.threshold < passed.drawing.bound
-    assert "0.02, is not below the −0.002" in audit.answer
+    assert "0.02, is not below −0.002, which would be a rise beyond doubt" in audit.answer
+    harmful = {**full()["gates"][2], "passed": False, "mean": -0.03, "bound": -0.01}
+    [audit] = measured([harmful])
+    assert "the loss rose by 0.03 on 100 held-out examples, surely by at least 0.01: more than" in audit.answer
     assert (finite.drawing, finite.answer) == (None, "because of fc1")
 
 
@@ -182,6 +212,14 @@ def test_the_diary_is_in_the_order_of_events():
     assert [entry.sequence for entry in entries] == sorted(entry.sequence for entry in entries)
     assert [entry.kind for entry in entries] == ["wait", "cull", "grow", "blend", "keep", "stop", "stop", "end"]
     assert (entries[2].title, left_out) == ("Try fc1 at fc1", 0)
+    assert "by 0.001" in entries[1].text
+
+
+def test_the_diary_does_not_say_twice_what_is_tried():
+    rows = full()
+    rows["decisions"][1]["reason"] = "fc1 (3,700 parameters) at fc1: gradient norm 0.4; nothing was tried there yet"
+    told = diary(rows)[0][2]
+    assert told.text == "3,700 parameters; gradient norm 0.4; nothing was tried there yet (proposed by fc1)"
 
 
 def test_curves_leave_gaps_where_nothing_is_finite():

@@ -6,7 +6,6 @@ import json
 import random
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,15 +55,7 @@ PAIRS = [
     if site_shape(site[0])[0] in blueprint.kinds
 ]
 # torch says once per process that an even kernel with padding "same" may need a copy.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.filterwarnings("ignore:Using padding='same'"), pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

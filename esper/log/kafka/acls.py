@@ -65,6 +65,7 @@ ROLES: dict[str, list[Right]] = {
     ],
     "sink": [
         *_topics(["READ"], TELEMETRY, RUNS, INDEX, ASSETS, SIGNALS),
+        *_topics(["READ", "WRITE"], DEADLETTER),
         Right("GROUP", SINK, ("READ",), prefix=True),
         _READING,
     ],

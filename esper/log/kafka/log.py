@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from esper.log.kafka.frames import head
 from esper.log.kafka.index import RUN_INDEX, Index, RunIndex, index_bytes, index_schema
 from esper.log.kafka.reader import EPOCH, SEQUENCE, Message, Reader
 from esper.log.kafka.registry import Registry
+from esper.log.kafka.share import GroupShare
 from esper.log.kafka.topics import TOPICS
 from esper.log.kafka.transactions import Message as Outgoing
 from esper.log.kafka.writer import PATIENCE, KafkaWriter, open_writer
@@ -135,6 +136,10 @@ class KafkaLog:
         start = start_offset(topic, key, after)
         self._open()
         return self._following(topic, key, start, stop)
+
+    def share(self, topics: Sequence[str], group: str) -> GroupShare:
+        self._open()
+        return GroupShare(self, topics, group)
 
     def checkpointed(self, run_id: str) -> Position | None:
         self._open()

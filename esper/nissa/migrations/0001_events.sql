@@ -82,7 +82,7 @@ CREATE TABLE boundaries (
     batch UInt32 COMMENT 'within the epoch',
     loss Float64 CODEC(Gorilla, ZSTD(1)) COMMENT 'mean training loss since the boundary before',
     learning_rate Float64 CODEC(Gorilla, ZSTD(1)),
-    seconds Nullable(Float64) COMMENT 's; the boundary''s own work',
+    seconds Nullable(Float64) COMMENT 's; what Esper has taken between steps since the boundary before',
     digest String COMMENT 'SHA-256 of the whole state'
 ) ENGINE = ReplacingMergeTree
 ORDER BY (run_id, sequence, log, partition, offset, row);
@@ -150,7 +150,7 @@ CREATE TABLE gates (
     mean Nullable(Float64) COMMENT 'loss without the seed less loss with it, per example',
     s Nullable(Float64) COMMENT 'standard deviation of that over examples',
     sigma Nullable(Float64), z Nullable(Float64),
-    bound Nullable(Float64) COMMENT 'lower confidence bound of the mean',
+    bound Nullable(Float64) COMMENT 'confidence bound of the mean: the lower one, in audits the upper one',
     delta Nullable(Float64), rent Nullable(Float64) COMMENT 'what the bound has to exceed together',
     ablation Nullable(Float64), gradient_norm Nullable(Float64), audit_fold Nullable(Int64)
 ) ENGINE = ReplacingMergeTree
@@ -211,7 +211,7 @@ CREATE TABLE resumes (
     checkpoint UInt64 COMMENT 'the step that it went on from',
     inexact Bool,
     reopened Bool COMMENT 'the same trainer went on with another writer: no step was executed again',
-    seconds Nullable(Float64) COMMENT 's; from the call to the first step'
+    seconds Nullable(Float64) COMMENT 's; from the call until the run stood where it goes on'
 ) ENGINE = ReplacingMergeTree
 ORDER BY (run_id, sequence, log, partition, offset, row);
 

@@ -35,7 +35,9 @@ CREATE TABLE telemetry_minutes (
     total SimpleAggregateFunction(sum, Float64),
     least SimpleAggregateFunction(min, Float64),
     most SimpleAggregateFunction(max, Float64),
-    quantiles AggregateFunction(quantilesTDigest(0.5, 0.95, 0.99), Float64)
+    quantiles AggregateFunction(quantilesTDigest(0.5, 0.95, 0.99), Float64),
+    first_step SimpleAggregateFunction(min, UInt64), last_step SimpleAggregateFunction(max, UInt64),
+    earliest SimpleAggregateFunction(min, DateTime64(3, 'UTC')) COMMENT 'time of its first row'
 ) ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(minute)
 ORDER BY (run_id, metric, site, attempt, minute)
@@ -44,7 +46,8 @@ TTL minute + INTERVAL 2 YEAR;
 CREATE MATERIALIZED VIEW telemetry_minutes_filling TO telemetry_minutes AS
 SELECT run_id, attempt, metric, site, toStartOfMinute(toDateTime(time, 'UTC')) AS minute,
     count() AS n, sum(value) AS total, min(value) AS least, max(value) AS most,
-    quantilesTDigestState(0.5, 0.95, 0.99)(value) AS quantiles
+    quantilesTDigestState(0.5, 0.95, 0.99)(value) AS quantiles,
+    min(step) AS first_step, max(step) AS last_step, min(time) AS earliest
 FROM telemetry
 GROUP BY run_id, attempt, metric, site, minute;
 
@@ -55,14 +58,17 @@ CREATE TABLE telemetry_epochs (
     total SimpleAggregateFunction(sum, Float64),
     least SimpleAggregateFunction(min, Float64),
     most SimpleAggregateFunction(max, Float64),
-    quantiles AggregateFunction(quantilesTDigest(0.5, 0.95, 0.99), Float64)
+    quantiles AggregateFunction(quantilesTDigest(0.5, 0.95, 0.99), Float64),
+    first_step SimpleAggregateFunction(min, UInt64), last_step SimpleAggregateFunction(max, UInt64),
+    earliest SimpleAggregateFunction(min, DateTime64(3, 'UTC')) COMMENT 'time of its first row'
 ) ENGINE = AggregatingMergeTree
 ORDER BY (run_id, metric, site, attempt, epoch);
 
 CREATE MATERIALIZED VIEW telemetry_epochs_filling TO telemetry_epochs AS
 SELECT run_id, attempt, metric, site, epoch,
     count() AS n, sum(value) AS total, min(value) AS least, max(value) AS most,
-    quantilesTDigestState(0.5, 0.95, 0.99)(value) AS quantiles
+    quantilesTDigestState(0.5, 0.95, 0.99)(value) AS quantiles,
+    min(step) AS first_step, max(step) AS last_step, min(time) AS earliest
 FROM telemetry
 GROUP BY run_id, attempt, metric, site, epoch;
 
@@ -71,3 +77,59 @@ SELECT telemetry.*
 FROM telemetry
 JOIN attempts ON attempts.run_id = telemetry.run_id AND attempts.attempt = telemetry.attempt
 WHERE telemetry.step BETWEEN attempts.from_step AND attempts.to_step;
+
+CREATE VIEW measured_minutes AS
+SELECT
+    run_id, attempt, metric, site, minute,
+    sum(telemetry_minutes.n) AS n,
+    sum(telemetry_minutes.total) AS total,
+    min(telemetry_minutes.least) AS least,
+    max(telemetry_minutes.most) AS most,
+    quantilesTDigestMerge(0.5, 0.95, 0.99)(telemetry_minutes.quantiles) AS quantiles
+FROM telemetry_minutes
+JOIN attempts USING (run_id, attempt)
+GROUP BY run_id, attempt, metric, site, minute
+HAVING min(first_step) >= any(from_step) AND max(last_step) <= any(to_step)
+UNION ALL
+-- Of a bucket that an attempt owns a part of, this part, as long as its rows are there.
+SELECT
+    run_id, attempt, metric, site, toStartOfMinute(toDateTime(time, 'UTC')) AS minute,
+    count() AS n, sum(value) AS total, min(value) AS least, max(value) AS most,
+    quantilesTDigest(0.5, 0.95, 0.99)(value) AS quantiles
+FROM measurements
+WHERE (run_id, attempt, metric, site, toStartOfMinute(toDateTime(time, 'UTC'))) IN (
+    SELECT run_id, attempt, metric, site, minute
+    FROM telemetry_minutes
+    JOIN attempts USING (run_id, attempt)
+    GROUP BY run_id, attempt, metric, site, minute
+    HAVING min(first_step) < any(from_step) OR max(last_step) > any(to_step)
+)
+GROUP BY run_id, attempt, metric, site, minute;
+
+CREATE VIEW measured_epochs AS
+SELECT
+    run_id, attempt, metric, site, epoch,
+    sum(telemetry_epochs.n) AS n,
+    sum(telemetry_epochs.total) AS total,
+    min(telemetry_epochs.least) AS least,
+    max(telemetry_epochs.most) AS most,
+    quantilesTDigestMerge(0.5, 0.95, 0.99)(telemetry_epochs.quantiles) AS quantiles
+FROM telemetry_epochs
+JOIN attempts USING (run_id, attempt)
+GROUP BY run_id, attempt, metric, site, epoch
+HAVING min(first_step) >= any(from_step) AND max(last_step) <= any(to_step)
+UNION ALL
+-- Of a bucket that an attempt owns a part of, this part, as long as its rows are there.
+SELECT
+    run_id, attempt, metric, site, epoch,
+    count() AS n, sum(value) AS total, min(value) AS least, max(value) AS most,
+    quantilesTDigest(0.5, 0.95, 0.99)(value) AS quantiles
+FROM measurements
+WHERE (run_id, attempt, metric, site, epoch) IN (
+    SELECT run_id, attempt, metric, site, epoch
+    FROM telemetry_epochs
+    JOIN attempts USING (run_id, attempt)
+    GROUP BY run_id, attempt, metric, site, epoch
+    HAVING min(first_step) < any(from_step) OR max(last_step) > any(to_step)
+)
+GROUP BY run_id, attempt, metric, site, epoch;

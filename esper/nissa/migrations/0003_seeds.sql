@@ -36,3 +36,16 @@ FROM (
     ) AS went_back USING (run_id)
 )
 GROUP BY run_id, seed;
+
+-- Who decided: each version of a policy that has made decisions.
+CREATE VIEW policies AS
+SELECT
+    policy, version,
+    min(time) AS first_time,
+    max(time) AS last_time,
+    uniqExact(run_id) AS runs,
+    count() AS decisions,
+    countIf(action != 'wait') AS acted
+FROM decisions FINAL
+WHERE outcome = 'made'
+GROUP BY policy, version;

@@ -16,16 +16,21 @@ SELECT
     any(backs) AS rollbacks,
     round(1000 * rollbacks / nullIf(any(reached), 0), 3) AS rollbacks_per_1000_steps
 FROM (SELECT run_id FROM runs WHERE {run:String} = '' OR run_id = {run:String}) AS asked
-LEFT JOIN seeds USING (run_id)
+LEFT JOIN (SELECT * FROM seeds WHERE {run:String} = '' OR run_id = {run:String}) AS grown USING (run_id)
 LEFT JOIN (
     SELECT
         run_id,
         countIf(action = 'germinate') AS decided,
         countIf(outcome = 'rejected' AND startsWith(reason, 'kernel')) AS refused
     FROM decisions
+    WHERE {run:String} = '' OR run_id = {run:String}
     GROUP BY run_id
 ) AS choices USING (run_id)
-LEFT JOIN (SELECT run_id, count() AS backs FROM rollbacks GROUP BY run_id) AS went_back USING (run_id)
-LEFT JOIN (SELECT run_id, max(step) AS reached FROM boundaries GROUP BY run_id) AS ends USING (run_id)
+LEFT JOIN (
+    SELECT run_id, count() AS backs FROM rollbacks WHERE {run:String} = '' OR run_id = {run:String} GROUP BY run_id
+) AS went_back USING (run_id)
+LEFT JOIN (
+    SELECT run_id, max(step) AS reached FROM boundaries WHERE {run:String} = '' OR run_id = {run:String} GROUP BY run_id
+) AS ends USING (run_id)
 GROUP BY run_id
 ORDER BY run_id

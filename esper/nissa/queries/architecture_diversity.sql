@@ -11,6 +11,6 @@ SELECT
     if(kept = 0, 0, round(entropyIf(blueprint, stage = 'FOSSILISED'), 3)) AS blueprint_bits,
     if(kept = 0, 0, round(entropyIf(site, stage = 'FOSSILISED'), 3)) AS site_bits
 FROM (SELECT run_id FROM runs WHERE {run:String} = '' OR run_id = {run:String}) AS asked
-LEFT JOIN seeds USING (run_id)
+LEFT JOIN (SELECT * FROM seeds WHERE {run:String} = '' OR run_id = {run:String}) AS grown USING (run_id)
 GROUP BY run_id
 ORDER BY score DESC, run_id

@@ -7,7 +7,12 @@ WITH
     tried AS (
         SELECT run_id, kernel, stage, born_step, coalesce(ended_step, reached) AS last_step
         FROM seeds
-        LEFT JOIN (SELECT run_id, max(step) AS reached FROM boundaries GROUP BY run_id) AS ends USING (run_id)
+        LEFT JOIN (
+            SELECT run_id, max(step) AS reached
+            FROM boundaries
+            WHERE {run:String} = '' OR run_id = {run:String}
+            GROUP BY run_id
+        ) AS ends USING (run_id)
         WHERE {run:String} = '' OR run_id = {run:String}
     ),
     changes AS (

@@ -33,6 +33,8 @@ SELECT
 FROM begun
 LEFT JOIN before ON begun.run_id = before.run_id AND begun.sequence = before.next_sequence
 ASOF LEFT JOIN (
-    SELECT run_id, sequence AS reached, time AS next_time FROM boundaries
+    SELECT run_id, sequence AS reached, time AS next_time
+    FROM boundaries
+    WHERE {run:String} = '' OR run_id = {run:String}
 ) AS following ON begun.run_id = following.run_id AND begun.sequence < following.reached
 ORDER BY run_id, begun.sequence

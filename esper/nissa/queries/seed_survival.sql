@@ -12,7 +12,10 @@ SELECT
     round(kept / nullIf(kept + culled, 0), 3) AS survival
 FROM seeds
 LEFT JOIN (
-    SELECT run_id, site, argMax(site_index, sequence) AS depth FROM sites GROUP BY run_id, site
+    SELECT run_id, site, argMax(site_index, sequence) AS depth
+    FROM sites
+    WHERE {run:String} = '' OR run_id = {run:String}
+    GROUP BY run_id, site
 ) AS places USING (run_id, site)
 WHERE ({run:String} = '' OR run_id = {run:String}) AND stage != 'REMOVED'
 GROUP BY blueprint, depth

@@ -40,15 +40,15 @@ WITH
         ) AS sums
         LEFT JOIN changes ON sums.run_id = changes.run_id AND sums.since = changes.step
     ),
-    occupied AS (
-        SELECT site, sum(total) AS total, sum(n) AS n
-        FROM (SELECT arrayJoin(alive) AS site, total, n FROM steps)
-        GROUP BY site
-    ),
-    free AS (
-        SELECT site, sum(total) AS total, sum(n) AS n
-        FROM (SELECT DISTINCT run_id, site FROM lives) AS there
-        JOIN (SELECT run_id, total, n FROM steps WHERE empty(alive)) AS without USING (run_id)
+    timed AS (
+        -- Steps without any seed count for each site of their run's seeds.
+        SELECT site, sumIf(total, there) AS occupied, sumIf(n, there) AS n_occupied,
+            sumIf(total, NOT there) AS free, sumIf(n, NOT there) AS n_free
+        FROM (
+            SELECT arrayJoin(if(empty(alive), sites, alive)) AS site, notEmpty(alive) AS there, total, n
+            FROM steps
+            JOIN (SELECT run_id, groupUniqArray(site) AS sites FROM lives GROUP BY run_id) AS places USING (run_id)
+        )
         GROUP BY site
     )
 SELECT
@@ -56,11 +56,10 @@ SELECT
     count() AS seeds,
     round(avg(ended_step - born_step), 1) AS mean_steps,
     round(avg(dateDiff('microsecond', born_time, ended_time)) / 1e6, 3) AS mean_seconds,
-    round(1000 * any(occupied.total) / nullIf(any(occupied.n), 0), 3) AS step_ms,
-    round(1000 * any(free.total) / nullIf(any(free.n), 0), 3) AS step_ms_without
+    round(1000 * any(occupied) / nullIf(any(n_occupied), 0), 3) AS step_ms,
+    round(1000 * any(free) / nullIf(any(n_free), 0), 3) AS step_ms_without
 FROM lives
-LEFT JOIN occupied USING (site)
-LEFT JOIN free USING (site)
+LEFT JOIN timed USING (site)
 GROUP BY site
 ORDER BY mean_seconds DESC NULLS LAST, site
 LIMIT {limit:UInt32}

@@ -12,7 +12,9 @@ WITH
             sum(seconds) - argMin(coalesce(seconds, 0), step) AS esper
         FROM boundaries
         ASOF LEFT JOIN (
-            SELECT run_id, sequence AS began FROM attempt_starts WHERE cause != 'rolled back'
+            SELECT run_id, sequence AS began
+            FROM attempt_starts
+            WHERE cause != 'rolled back' AND ({run:String} = '' OR run_id = {run:String})
         ) AS trainers ON boundaries.run_id = trainers.run_id AND boundaries.sequence > trainers.began
         WHERE {run:String} = '' OR run_id = {run:String}
         GROUP BY run_id, began

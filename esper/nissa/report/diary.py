@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from esper.nissa.report.evidence import brief
 from esper.nissa.report.gather import Gathered, Rows
 from esper.nissa.report.words import count, listed, many
 
 SHOWN = 300
+_SIZE = re.compile(r" \(([\d,]+ parameters)\) at ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ def _decided(rows: Rows) -> Iterator[Entry]:
         text = row["reason"]
         if row["action"] == "wait":
             text = text.removeprefix("waiting: ")
+        elif row["action"] == "germinate":
+            text = _without_title(row, text)
         also = row["last_reason"].removeprefix("waiting: ") if row["last_reason"] != row["reason"] else ""
         if row["issuer"]:
             text = f"{text} (proposed by {row['issuer']})"
@@ -74,8 +79,17 @@ def _decision(row: dict[str, Any]) -> tuple[str, str]:
     return "grow", f"{row['action'].capitalize()} {row['seed'] or row['site']}".strip()
 
 
+def _without_title(row: dict[str, Any], text: str) -> str:
+    """``low_rank (370 parameters) at out: gradient …`` without what the title says already."""
+    name, site = name_of(row["blueprint"]), row["site"]
+    size = _SIZE.match(text.removeprefix(name))
+    if size is None or not text.startswith(start := f"{name}{size[0]}{site}: "):
+        return text
+    return f"{size[1]}; {text.removeprefix(start)}"
+
+
 def _moved(moves: Rows, gates: Rows) -> Iterator[Entry]:
-    reasons = {row["sequence"]: row["reason"] for row in gates}
+    reasons = {row["sequence"]: brief(row) for row in gates}
     for row in moves:
         if row["stage"] not in _MOVES:
             continue

@@ -71,19 +71,40 @@ def _gate(row: dict[str, Any]) -> Gate:
     )
 
 
+def brief(row: dict[str, Any]) -> str:
+    """The answer of a gate in a line; its own reason where it measured nothing."""
+    if row["gate"] not in MEASURED or row["bound"] is None or row["mean"] is None:
+        return str(row["reason"])
+    changed, bound, asked = figure(abs(row["mean"])), figure(row["bound"]), figure(_threshold(row))
+    if row["gate"] == "audit":
+        what = f"Since blending began the loss on held-out examples {_moved(row)} by {changed}"
+        return what if row["passed"] else f"{what}, surely by at least {figure(-row['bound'])}"
+    if row["passed"]:
+        return (
+            f"It lowers the loss on held-out examples by {changed}, surely by at least {bound}; {asked} was asked for"
+        )
+    if row["mean"] >= 0:
+        return f"That it lowers the loss on held-out examples by {changed} may be chance; {asked} was asked for"
+    return f"It raises the loss on held-out examples by {changed}"
+
+
+def _moved(row: dict[str, Any]) -> str:
+    return "fell" if row["mean"] >= 0 else "rose"
+
+
 def _words(row: dict[str, Any]) -> tuple[str, str]:
     examples = many(row["n"], "held-out example") if row["n"] else "held-out examples"
     bound, threshold = figure(row["bound"]), figure(_threshold(row))
-    if row["bound"] is None:
+    if row["bound"] is None or row["mean"] is None or row["gate"] not in MEASURED:
         return _QUESTIONS.get(row["gate"], "May it go on?"), row["reason"]
     if row["gate"] == "verdict":
         return _QUESTIONS["verdict"], _gain(row, examples, bound, threshold)
-    compared = "not below" if row["passed"] else "below"
-    change = "fell" if row["mean"] >= 0 else "rose"
-    return _QUESTIONS.get(row["gate"], "May it go on?"), (
-        f"Since blending began the loss {change} by {figure(abs(row['mean']))} on {examples}. The bound of its fall, "
-        f"{bound}, is {compared} the {threshold} that is tolerated."
-    )
+    told = f"Since blending began the loss {_moved(row)} by {figure(abs(row['mean']))} on {examples}"
+    if not row["passed"]:
+        surely = f"surely by at least {figure(-row['bound'])}: more than the {figure(-(_threshold(row) or 0.0))}"
+        return _QUESTIONS["audit"], f"{told}, {surely} that is tolerated."
+    tolerated = f"below {threshold}, which would be a rise beyond doubt"
+    return _QUESTIONS["audit"], f"{told}. The bound of its fall, {bound}, is not {tolerated}."
 
 
 def _gain(row: dict[str, Any], examples: str, bound: str, threshold: str) -> str:
@@ -124,10 +145,10 @@ def _drawing(row: dict[str, Any]) -> Drawing | None:
 
 def _numbers(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     told = [
-        ("threshold", None if _threshold(row) is None else figure(_threshold(row))),
-        ("lower bound" if row["gate"] == "verdict" else "upper bound", _given(row["bound"])),
         ("mean", _given(row["mean"])),
-        ("loss if switched off", None if row["ablation"] is None else signed(row["ablation"])),
+        ("bound", _given(row["bound"])),
+        ("threshold", None if _threshold(row) is None else figure(_threshold(row))),
+        ("loss without it", None if row["ablation"] is None else signed(row["ablation"])),
     ]
     return tuple((name, text) for name, text in told if text is not None)
 

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from typing import Any
@@ -19,14 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from esper import __version__
+from esper.nissa.report.comparison import compare
 from esper.nissa.report.curves import together
 from esper.nissa.report.gather import Gathered
 from esper.nissa.report.lifelines import STAGES
-from esper.nissa.report.story import Story, story
+from esper.nissa.report.story import story
 from esper.nissa.report.words import count, moment
-
-_HIGHER = {"test": True, "loss": False}
-"""What runs are compared by, and whether more is better."""
 
 
 def page(runs: Mapping[str, Gathered], made: datetime) -> str:
@@ -50,7 +47,7 @@ def page(runs: Mapping[str, Gathered], made: datetime) -> str:
     return environment.get_template("report.html.j2").render(
         title=", ".join(runs),
         runs=stories,
-        best=_best(stories),
+        compared=compare(stories, list(runs.values())) if several else None,
         stages=STAGES,
         data=embedded(data),
         style=Markup(_own("vendor/uPlot.min.css") + _own("templates/report.css")),
@@ -67,26 +64,6 @@ def embedded(data: Any) -> Markup:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
-
-
-@dataclass(frozen=True, slots=True)
-class _Best:
-    """The places of the best runs, by what they are compared by."""
-
-    places: Mapping[str, frozenset[int]]
-
-    def __call__(self, name: str, place: int) -> bool:
-        return place in self.places.get(name, frozenset())
-
-
-def _best(stories: list[Story]) -> _Best:
-    places = {}
-    for name, higher in _HIGHER.items():
-        values = {place: value for place, each in enumerate(stories) if (value := each.numbers[name]) is not None}
-        if len(set(values.values())) > 1:
-            best = max(values.values()) if higher else min(values.values())
-            places[name] = frozenset(place for place, value in values.items() if value == best)
-    return _Best(places)
 
 
 def _policy(scripts: list[str]) -> str:

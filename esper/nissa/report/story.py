@@ -27,6 +27,9 @@ from esper.nissa.report.words import (
     spelt,
 )
 
+WORTHS = 4
+"""Of more kept seeds the summary does not say what each is worth."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -89,8 +92,8 @@ class Story:
     attempts: tuple[Attempt, ...]
     curves: dict[str, Any]
     sites: int
-    numbers: dict[str, float | None]
-    """What runs are compared by."""
+    loss: float | None
+    test: dict[str, float]
     compared: dict[str, str]
 
 
@@ -127,7 +130,8 @@ def story(run_id: str, found: Gathered) -> Story:
         attempts=tuple(told.attempts()),
         curves={**curves(found), "end": steps, "marks": _marks(shown)},
         sites=told.sites,
-        numbers=told.numbers(),
+        loss=told.loss,
+        test=told.test,
         compared=told.compared(),
     )
 
@@ -150,9 +154,9 @@ def _rewinds(found: Gathered, steps: int) -> list[tuple[float, str]]:
     return [(round(100 * step / max(steps, 1), 3), text) for step, text in places]
 
 
-def _marks(lines: list[Lifeline]) -> list[tuple[int, str]]:
-    """Where seeds joined the network or left it."""
-    return [(line.since, line.stage) for line in lines if line.stage in ("FOSSILISED", "CULLED")]
+def _marks(lines: list[Lifeline]) -> list[tuple[int, str, str]]:
+    """Where seeds joined the network or left it, in the order of steps."""
+    return sorted((line.since, line.stage, line.seed) for line in lines if line.stage in ("FOSSILISED", "CULLED"))
 
 
 class _Told:
@@ -171,9 +175,9 @@ class _Told:
         self._seconds = sum(
             (parsed(row["last"]) - parsed(row["time"])).total_seconds() for row in found["attempts"] if row["last"]
         )
-        self._test = {name: float(value) for name, value in self._end.get("test", {}).items() if value is not None}
+        self.test = {name: float(value) for name, value in self._end.get("test", {}).items() if value is not None}
         losses: list[float | None] = [row["loss"] for row in found["boundaries"] if row["loss"] is not None] or [None]
-        self._first_loss, self._last_loss = losses[0], losses[-1]
+        self._first_loss, self.loss = losses[0], losses[-1]
         self.status = str(self._end.get("status", "not ended"))
         self.sites = int(sites["growable"])
 
@@ -202,11 +206,26 @@ class _Told:
             )
             if lines
         ]
-        if parts:
+        if len(self._lines) == 1:
+            text += f" The one seed {parts[0].partition(' ')[2]}."
+        elif parts:
             text += f" Of {many_spelt(len(self._lines), 'seed')}, {listed(parts)}."
         if self._added and self._host:
             text += f" The network is {percent(self._added / self._host)} larger now."
-        return text
+        return text + self._without()
+
+    def _without(self) -> str:
+        """What the kept seeds are worth, as the last gate that switched them off has measured it."""
+        kept = {line.seed for line in self._kept}
+        worth = {row["seed"]: row["ablation"] for row in self._found["gates"] if row["ablation"] is not None}
+        parts = [
+            f"{figure(abs(loss))} {'higher' if loss >= 0 else 'lower'} without {seed}"
+            for seed, loss in worth.items()
+            if seed in kept
+        ]
+        if not parts or len(parts) > WORTHS:
+            return ""
+        return f" On examples that it never learned from, its loss is {listed(parts)}, as their audits measured."
 
     def warnings(self) -> list[str]:
         told = []
@@ -228,9 +247,9 @@ class _Told:
         return told
 
     def tiles(self) -> list[Tile]:
-        told = [Tile(sentence(f"test {name}"), measured(name, value)) for name, value in list(self._test.items())[:2]]
+        told = [Tile(sentence(f"test {name}"), measured(name, value)) for name, value in list(self.test.items())[:2]]
         loss = f"from {figure(self._first_loss)} at first" if self._first_loss is not None else "nothing measured yet"
-        told.append(Tile("Training loss", figure(self._last_loss), loss))
+        told.append(Tile("Training loss", figure(self.loss), loss))
         told.append(Tile("Seeds kept", f"{len(self._kept)} of {len(self._lines)}", self._seeds_note()))
         if self._host:
             share = f"+{percent(self._added / self._host)}" if self._added else "nothing added"
@@ -266,8 +285,8 @@ class _Told:
             return []
         parts = (
             ("training steps", steps),
-            ("boundaries: health, decisions, gates", boundaries),
-            ("all else: data, evaluation, starting", max(rest, 0.0)),
+            ("Esper: measuring, deciding, gates", boundaries),
+            ("the program's own: data, evaluation", max(rest, 0.0)),
         )
         return [Part(name, duration(seconds), 100 * seconds / whole) for name, seconds in parts]
 
@@ -302,22 +321,14 @@ class _Told:
             told.append(Attempt(row["attempt"], title, moment(began), steps, again, self._took(began, row["last"])))
         return told
 
-    def numbers(self) -> dict[str, float | None]:
-        return {
-            "loss": self._last_loss,
-            "test": next(iter(self._test.values()), None),
-            "added": float(self._added),
-            "seconds": self._seconds,
-        }
-
     def compared(self) -> dict[str, str]:
-        tests = [measured(name, value) for name, value in self._test.items()]
+        tests = [measured(name, value) for name, value in self.test.items()]
         stops = max(len(self._found["attempts"]) - 1, 0)
         return {
             "status": self.status,
             "task": self._run.get("task") or "(Python)",
             "steps": count(self._steps),
-            "loss": figure(self._last_loss),
+            "loss": figure(self.loss),
             "test": ", ".join(tests) or "–",
             "seeds": f"{len(self._kept)} of {len(self._lines)}",
             "added": f"{count(self._added)}" + (f" (+{percent(self._added / self._host)})" if self._host else ""),

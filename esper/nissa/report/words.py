@@ -82,7 +82,7 @@ def size(number: int) -> str:
 
 def moment(time: datetime) -> str:
     """``22 November 2026, 20:56 UTC``"""
-    return f"{time.day} {time:%B %Y, %H:%M} UTC"
+    return f"{time.day} {time:%B %Y, %H:%M}{_SPACE}UTC"
 
 
 def parsed(text: str) -> datetime:

@@ -10,6 +10,17 @@
     value == null ? "–" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(3));
   const tick = (value) => (value !== 0 && Math.abs(value) < 1e-5 ? value.toExponential(0) : number(value));
 
+  // Without the first steps, where the loss is so high that all else looks the same.
+  const settled = (steps, columns) => (plot, least, most) => {
+    const [from, to] = plot.series[0].idxs ?? [0, steps.length - 1];
+    const first = Math.max(from, steps.findIndex((step) => step >= steps.at(-1) / 20));
+    const shown = columns.flatMap((column) => column.slice(first, to + 1)).filter((value) => value != null);
+    if (!shown.length) return least == null ? [0, 1] : [least, most];
+    const [lower, upper] = [Math.min(...shown), Math.max(...shown)];
+    const margin = (upper - lower || Math.abs(upper) || 1) * 0.08;
+    return [lower - margin, upper + margin];
+  };
+
   // As high as the means of what is shown, so that spikes of single steps do not flatten the rest.
   const calm = (low, mean) => (plot, least, most) => {
     const [from, to] = plot.series[0].idxs ?? [0, mean.length - 1];
@@ -35,15 +46,20 @@
   function charts(kind, run) {
     if (kind === "together") {
       const { x, runs, columns } = data.together;
-      return { values: [x, ...columns], series: runs.map((name, i) => line(name, `run-${i % 6}`, i > 5 ? { dash: [8, 5] } : {})) };
+      return { values: [x, ...columns], series: runs.map((name, i) => line(name, `run-${i % 6}`, i > 5 ? { dash: [8, 5] } : {})), y: settled(x, columns) };
     }
     const chart = run[kind];
     if (kind === "loss") {
-      const series = [line("mean", "run-0", { width: 2.5 })];
+      const series = [line("loss", "run-0", { width: 2.5 })];
       const values = [chart.x, chart.mean];
       if (!chart.low) return { values, series };
+      if (chart.low.every((value, i) => value === chart.high[i])) {
+        // Each point is one step, so there is no range to show.
+        series.unshift(line("each step", "step", { width: 1 }));
+        return { values: [chart.x, chart.low, chart.mean], series, y: calm(chart.low, chart.mean) };
+      }
       const edge = { width: 0 };
-      series.push(line("lowest", "run-0", edge), line("highest", "run-0", edge));
+      series.push(line("lowest step", "run-0", edge), line("highest step", "run-0", edge));
       return {
         values: [...values, chart.low, chart.high],
         series,
@@ -70,12 +86,18 @@
     };
   }
 
+  // Lines where seeds joined or left, with the seed's name where there is room for it.
   function marks(run) {
     return (plot) => {
       const { ctx, bbox } = plot;
       ctx.save();
       ctx.lineWidth = devicePixelRatio * 1.5;
-      for (const [step, stage] of run.marks) {
+      ctx.font = `600 ${11 * devicePixelRatio}px ${colour("sans")}`;
+      ctx.textAlign = "left";
+      ctx.textBaseline = "top";
+      const gap = 4 * devicePixelRatio;
+      let free = bbox.left;
+      for (const [step, stage, seed] of run.marks) {
         const x = Math.round(plot.valToPos(step, "x", true));
         if (x < bbox.left || x > bbox.left + bbox.width) continue;
         ctx.strokeStyle = colour(stage === "CULLED" ? "culled" : "fossilised");
@@ -83,10 +105,20 @@
         ctx.moveTo(x, bbox.top);
         ctx.lineTo(x, bbox.top + bbox.height);
         ctx.stroke();
+        const name = seed.length > 14 ? seed.slice(0, 13) + "…" : seed;
+        const width = ctx.measureText(name).width;
+        const fits = x + gap + width < bbox.left + bbox.width;
+        const left = fits ? x + gap : x - gap - width;
+        if (left < free) continue;
+        ctx.fillStyle = ctx.strokeStyle;
+        ctx.fillText(name, left, bbox.top + gap);
+        free = left + width + gap;
       }
       ctx.restore();
     };
   }
+
+  const pointed = (plot) => plot.root.classList.toggle("pointed", plot.cursor.idx != null);
 
   function draw(place) {
     const kind = place.dataset.chart;
@@ -116,17 +148,23 @@
         scales: { x: { time: false, range: (_, low, high) => (low === high ? [0, Math.max(end, 1)] : [low, high]) }, y: zero ? { range: (_, low, high) => [0, high * 1.08 || 1] } : y ? { range: y } : {} },
         axes: [
           { ...axis, values: (_, all) => all.map((value) => value.toLocaleString("en")), size: 34 },
-          { ...axis, values: (_, all) => all.map(tick), size: pixels("gutter") },
+          { ...axis, values: (_, all) => all.map(tick), size: (_, all) => Math.max(pixels("gutter"), ...(all ?? []).map((text) => 7 * text.length + 12)) },
         ],
         series: [{ label: "step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) }, ...series],
         bands,
         legend: { show: true },
-        hooks: { setCursor: run ? [pointing(which)] : [], draw: kind === "loss" ? [marks(run)] : [] },
+        hooks: { setCursor: [pointed, ...(run ? [pointing(which)] : [])], draw: kind === "loss" ? [marks(run)] : [] },
       },
       values,
       place,
     );
     plot.setScale("x", { min: 0, max: Math.max(end, 1) });
+    if (kind === "loss") {
+      if (bands) place.classList.add("banded");
+      // The seeds' lives lie under this curve.
+      const gutter = plot.bbox.left / devicePixelRatio;
+      place.closest("article").style.setProperty("--gutter", `${gutter}px`);
+    }
     return plot;
   }
 

@@ -1,0 +1,14 @@
+"""Locks that are the kernel's, and so go with the process that has them, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+
+
+def locked(descriptor: int) -> bool:
+    """Lock the open file, unless another has it; it is free again when the file is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

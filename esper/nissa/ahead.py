@@ -1,0 +1,39 @@
+"""Making the next batch while one is written, and sparing Python's collector the search of them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """``items``, of which one is made in another thread while the one before it is used."""
+    with ThreadPoolExecutor(1, "esper-ahead") as pool:
+        coming = pool.submit(_next, items)
+        while made := coming.result():
+            coming = pool.submit(_next, items)
+            yield made[0]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the search for cycles: none of a batch's many small objects is in one, and it took a third of the time
+    that they take."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _next(items: Iterator[T]) -> tuple[T, ...]:
+    for item in items:
+        return (item,)
+    return ()

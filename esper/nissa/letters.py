@@ -1,0 +1,48 @@
+"""Dead letters from the sink: a record that cannot be read is named on ``esper.deadletter``, once."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from esper.errors import DecodeError, LogError
+from esper.events.deadletter import DeadLetter
+from esper.log.deadletter import sending_to
+from esper.log.port import DEADLETTER, Entry, Log
+from esper.log.records import event_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Letters:
+    """Makes records dead letters, but for those that are already, whoever made them so."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._send: Callable[[Entry, DecodeError], None] = sending_to(log, f"sink/{socket.gethostname()}/{os.getpid()}")
+        self._known: set[str] = set()
+        self._places: dict[int, int] = {}
+
+    def unreadable(self, entry: Entry, error: str) -> None:
+        """``entry`` cannot be read because of ``error``; a dead letter that cannot be read does not become another."""
+        if entry.position.topic == DEADLETTER:
+            return
+        source = str(entry.position)
+        if source not in self._known:
+            self._look()
+        if source not in self._known:
+            self._known.add(source)
+            self._send(entry, DecodeError(error))
+
+    def _look(self) -> None:
+        """See which dead letters have come since the last look."""
+        for entry in self._log.since(DEADLETTER, self._places):
+            self._places[entry.position.partition] = entry.position.offset
+            try:
+                content = event_of(entry).content
+            except (DecodeError, LogError):
+                continue
+            if isinstance(content, DeadLetter):
+                self._known.add(content.source)
