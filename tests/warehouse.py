@@ -7,8 +7,9 @@ folder can be opened only when no client of the one before is left. A test that 
 needs none of this, but two processes cannot have the same folder open: call ``database.release()`` first.
 
 Where ESPER_TEST_CLICKHOUSE names a server (clickhouse://HOST:PORT, its user and password in ESPER_CLICKHOUSE_USERNAME
-and _PASSWORD), the database is one of the test's own there, and dropped afterwards. Every test that takes the fixture
-is the contract of both; one about the embedded engine has the mark ``embedded_only``.
+and _PASSWORD), the database is one of the test's own there, and dropped afterwards: every test that takes the fixture
+is the contract of both. Tests of the embedded engine's lock, socket and folder run commands in a home of their own, and
+do so there too.
 
     def test_it(database: Database) -> None:
         log = open_log(f"sqlite:///{tmp_path / 'log.db'}")
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 
 SERVER = os.environ.get("ESPER_TEST_CLICKHOUSE", "").rstrip("/")
-embedded_only = pytest.mark.skipif(bool(SERVER), reason="about the embedded engine, and ESPER_TEST_CLICKHOUSE is set")
 
 
 class Database:

@@ -91,19 +91,21 @@ JOIN attempts USING (run_id, attempt)
 GROUP BY run_id, attempt, metric, site, minute
 HAVING min(first_step) >= any(from_step) AND max(last_step) <= any(to_step)
 UNION ALL
--- Of a bucket that an attempt owns a part of, this part, as long as its rows are there.
+-- Of a bucket that its attempt owns a part of, this part, as long as its rows are there.
 SELECT
-    run_id, attempt, metric, site, toStartOfMinute(toDateTime(time, 'UTC')) AS minute,
+    run_id, attempt, metric, site, minute,
     count() AS n, sum(value) AS total, min(value) AS least, max(value) AS most,
     quantilesTDigest(0.5, 0.95, 0.99)(value) AS quantiles
-FROM measurements
-WHERE (run_id, attempt, metric, site, toStartOfMinute(toDateTime(time, 'UTC'))) IN (
-    SELECT run_id, attempt, metric, site, minute
+FROM (SELECT run_id, attempt, metric, site, toStartOfMinute(toDateTime(time, 'UTC')) AS minute, step, value FROM telemetry) AS measured
+JOIN (
+    SELECT run_id, attempt, metric, site, minute, any(from_step) AS first_owned, any(to_step) AS last_owned
     FROM telemetry_minutes
     JOIN attempts USING (run_id, attempt)
     GROUP BY run_id, attempt, metric, site, minute
-    HAVING min(first_step) < any(from_step) OR max(last_step) > any(to_step)
-)
+    HAVING (min(first_step) < first_owned OR max(last_step) > last_owned)
+        AND min(first_step) <= last_owned AND max(last_step) >= first_owned
+) AS cut USING (run_id, attempt, metric, site, minute)
+WHERE step BETWEEN first_owned AND last_owned
 GROUP BY run_id, attempt, metric, site, minute;
 
 CREATE VIEW measured_epochs AS
@@ -119,17 +121,19 @@ JOIN attempts USING (run_id, attempt)
 GROUP BY run_id, attempt, metric, site, epoch
 HAVING min(first_step) >= any(from_step) AND max(last_step) <= any(to_step)
 UNION ALL
--- Of a bucket that an attempt owns a part of, this part, as long as its rows are there.
+-- Of a bucket that its attempt owns a part of, this part, as long as its rows are there.
 SELECT
     run_id, attempt, metric, site, epoch,
     count() AS n, sum(value) AS total, min(value) AS least, max(value) AS most,
     quantilesTDigest(0.5, 0.95, 0.99)(value) AS quantiles
-FROM measurements
-WHERE (run_id, attempt, metric, site, epoch) IN (
-    SELECT run_id, attempt, metric, site, epoch
+FROM (SELECT run_id, attempt, metric, site, epoch, step, value FROM telemetry) AS measured
+JOIN (
+    SELECT run_id, attempt, metric, site, epoch, any(from_step) AS first_owned, any(to_step) AS last_owned
     FROM telemetry_epochs
     JOIN attempts USING (run_id, attempt)
     GROUP BY run_id, attempt, metric, site, epoch
-    HAVING min(first_step) < any(from_step) OR max(last_step) > any(to_step)
-)
+    HAVING (min(first_step) < first_owned OR max(last_step) > last_owned)
+        AND min(first_step) <= last_owned AND max(last_step) >= first_owned
+) AS cut USING (run_id, attempt, metric, site, epoch)
+WHERE step BETWEEN first_owned AND last_owned
 GROUP BY run_id, attempt, metric, site, epoch;
