@@ -76,7 +76,7 @@ def measurements(client: Client, log: Log, batches: int = 400, rounds: int = 3) 
     ]
 
 
-def events(client: Client, log: Log, count: int = 20_000, rounds: int = 3) -> list[Figure]:
+def events(client: Client, log: Log, count: int = 40_000, rounds: int = 3) -> list[Figure]:
     """Boundaries of some 300 bytes."""
     rates = []
     for number in range(rounds):

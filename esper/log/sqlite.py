@@ -21,6 +21,7 @@ from typing import Any
 import apsw
 
 from esper.errors import DecodeError, Fenced, LogError, SequenceConflict, SequenceGap
+from esper.events.codec import maker
 from esper.events.runs import CheckpointCommitted
 from esper.events.schemas import UNKNOWN, Schema, name_of, schema_from_json
 from esper.log.alone import LockedShare
@@ -32,6 +33,7 @@ from esper.log.port import RUNS, SIGNALS, Entry, Position, Record, utc
 
 POLL = 0.1
 """Seconds between two looks of ``follow`` at the log's end."""
+_position, _record, _entry = maker(Position), maker(Record), maker(Entry)
 CHUNK_ROWS, CHUNK_BYTES = 1000, 4 << 20
 """What is fetched at a time, at most (but for one record)."""
 
@@ -169,8 +171,8 @@ class SqliteLog:
         while rows := self._chunk(stream, start, end, share):
             for offset, schema_id, value, headers, timestamp, epoch, sequence in rows:
                 schema, error = self._schemas.get(schema_id) or self._schema(schema_id)
-                record = Record(topic, key, schema, value, unpack(headers), epoch, sequence)
-                yield Entry(Position(topic, partition, offset), utc(timestamp), record, error)
+                record = _record(topic, key, schema, value, unpack(headers), epoch, sequence)
+                yield _entry(_position(topic, partition, offset), utc(timestamp), record, error)
             start = rows[-1][0]
 
     def _chunk(self, stream: int, start: int, end: int, share: int) -> list[tuple[Any, ...]]:

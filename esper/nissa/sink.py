@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DONE", "TOPICS", "Sink"]
 logger = logging.getLogger("esper")
-EVENTS, BATCHES = Bounds(1_000, 20_000), Bounds(20, 10_000)
+EVENTS, BATCHES = Bounds(1_000, 5_000), Bounds(20, 10_000)
 """Records written at once: events, and batches of measurements."""
 LOOK = 30.0
 """Seconds between two looks whether the log's topics are still those that were begun."""

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, starmap
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -56,32 +55,28 @@ def insert(client: Client, made: Sequence[Block]) -> None:
 
 
 def _events(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unreadable) -> list[Block]:
-    tables: dict[str, list[Values]] = defaultdict(list)
-    done: list[Values] = []
+    typed, done = _Rows(log_id, ("partition", "offset", "row")), _Rows(log_id, ("partition", "offset", "topic"))
     for entry in batch:
-        place = {"log": log_id, "partition": entry.position.partition, "offset": entry.position.offset}
+        partition, offset = entry.position.partition, entry.position.offset
         event, error = _decoded(entry)
         if event is None:
             unreadable(entry, error)
-        done.append(place | {"topic": topic} | _event_row(entry, event, error))
-        if event is not None:
+        else:
             for number, (table, row) in enumerate(rows_of(event, topic, entry.record.key)):
-                tables[table].append(place | {"row": number} | row)
-    return [*chain.from_iterable(starmap(_blocks, tables.items())), *_blocks("events", done)]
+                typed.add(table, (partition, offset, number), row)
+        done.add("events", (partition, offset, topic), _event_row(entry, event, error))
+    return [*typed.blocks(), *done.blocks()]
 
 
 def _telemetry(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unreadable) -> list[Block]:
     good: list[telemetry.Batch] = []
-    done: list[Values] = []
+    done = _Rows(log_id, ("partition", "offset"))
     for entry in batch:
         event, error = _decoded(entry)
         content = event.content if event is not None else None
         if isinstance(content, StepsMeasured):
             error = telemetry.check(content)
         row: Values = {
-            "log": log_id,
-            "partition": entry.position.partition,
-            "offset": entry.position.offset,
             "run_id": entry.record.key,
             "attempt": 0,
             "epoch": 0,
@@ -96,19 +91,29 @@ def _telemetry(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unre
             good.append((entry.record.key, entry.position, content))
             row |= {"attempt": content.attempt, "epoch": event.envelope.epoch or 0, "time": event.envelope.time}
             row |= {"rows": len(content.value), "dropped": content.dropped}
-        done.append(row)
+        done.add("telemetry_batches", (entry.position.partition, entry.position.offset), row)
     made = [Block("telemetry", telemetry.table(log_id, good))] if good else []
-    return [*made, *_blocks("telemetry_batches", done)]
+    return [*made, *done.blocks()]
 
 
-def _blocks(table: str, rows: Sequence[Values]) -> Iterator[Block]:
-    """Rows may leave columns out, which then have their defaults; those with the same columns are inserted at once, so
-    what says what is done has them all in every row: half of it would leave records out."""
-    groups: dict[tuple[str, ...], list[Iterable[Any]]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(row)].append(row.values())
-    for names, values in groups.items():
-        yield Block(table, Columns(names, list(zip(*values, strict=True))))
+class _Rows:
+    """Rows of records of one log, each of them with its ``place``.
+
+    Rows may leave columns out, which then have their defaults; those with the same columns are inserted at once, so
+    what says what is done has them all in every row: half of it would leave records out.
+    """
+
+    def __init__(self, log_id: str, place: tuple[str, ...]) -> None:
+        self._log_id, self._place = log_id, place
+        self._rows: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = defaultdict(list)
+
+    def add(self, table: str, place: tuple[Any, ...], row: Values) -> None:
+        self._rows[table, tuple(row)].append((*place, *row.values()))
+
+    def blocks(self) -> Iterator[Block]:
+        for (table, names), rows in self._rows.items():
+            values = [[self._log_id] * len(rows), *zip(*rows, strict=True)]
+            yield Block(table, Columns(("log", *self._place, *names), values))
 
 
 def _decoded(entry: Entry) -> tuple[Event | None, str]:
