@@ -76,15 +76,20 @@ class Recorder:
     """Sends a run's measurements. ``record`` and ``next_attempt`` belong to the training thread."""
 
     def __init__(self, log: Log, run_id: str, attempt: int, epoch: int, settings: Telemetry) -> None:
-        self.dropped = 0  # measurements, in all
         self._log, self._run_id, self._settings = log, run_id, settings
         self._attempt, self._epoch = attempt, epoch
         self._batch, self._began = _Batch(), time.monotonic()
-        self._told = 0  # of those dropped
+        self._refused = self._unsent = 0  # measurements: each thread counts its own
+        self._told = 0  # of both
         self._sent = 0
         self._queue: queue.Queue[tuple[int, _Batch] | None] = queue.Queue(settings.buffer)
         self._thread = threading.Thread(target=self._work, name="esper-telemetry", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Measurements, in all."""
+        return self._refused + self._unsent
 
     def record(self, step: int, epoch: int, found: Iterable[Measurement]) -> None:
         """Take a step's measurements; never waits."""
@@ -111,12 +116,12 @@ class Recorder:
             try:
                 self._queue.put_nowait((self._attempt, batch))
             except queue.Full:
-                self._drop(batch)
+                self._tell()
+                self._refused += batch.rows
 
-    def _drop(self, batch: _Batch) -> None:
+    def _tell(self) -> None:
         if not self.dropped:
             logger.warning("run %s: the log takes no telemetry now; training goes on without", self._run_id)
-        self.dropped += batch.rows
 
     # The sending thread
 
@@ -129,7 +134,8 @@ class Recorder:
                 self._told = dropped
             except EsperError as error:
                 logger.debug("telemetry was not sent: %s", error)
-                self._drop(batch)
+                self._tell()
+                self._unsent += batch.rows
 
     def _send(self, content: StepsMeasured) -> None:
         self._sent += 1
