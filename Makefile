@@ -24,7 +24,7 @@ BROKERS ?=
 SIDE_BY_SIDE ?= 2
 BIN := .venv/bin
 # A file stays on one process, with its brokers and fixtures; the slow files begin with c and come first.
-PYTEST := $(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadfile --no-loadscope-reorder --durations 15
 CONTAINED := tests/integration/test_log_contract.py tests/chaos/test_outages.py \
 	-k "kafka or killed_in_the_middle"
 

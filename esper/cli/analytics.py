@@ -47,7 +47,8 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
     An embedded database (the default) needs no sink: esper sql and report catch up by themselves. While one runs, they
     ask it.
 
-    Several may fill a server's database: they share a log on Kafka, and take over what one had that is gone.
+    Several may fill a server's database (ESPER_ANALYTICS): they share a log on Kafka, and take over what one had that
+    is gone.
     """
     url, stop, progress = analytics_url(place.home), threading.Event(), Progress()
     position = None if start is None or start.lower() == "beginning" else Position.parse(start)
@@ -58,7 +59,7 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
         share: Share | None = None
         if where:
             questions = stack.enter_context(closing(Questions(url)))
-            stack.enter_context(serving(where, questions.answer))
+            stack.enter_context(serving(where, questions.answer, questions.cancel))
         else:
             share = stack.enter_context(log.share(TOPICS, group_of(client)))
         filling = Sink(guarded(client, share) if share else client, log, url)
@@ -91,7 +92,7 @@ def migrate_command(place: Place) -> int:
     return 0
 
 
-@analytics.command()
+@analytics.command(short_help="Write all rows anew from the log.")
 @click.option(
     "--drop", "dropping", is_flag=True, help="Drop all tables first, with the rows of records that the log has no more."
 )
@@ -123,7 +124,7 @@ def rebuild(place: Place, dropping: bool) -> int:
     return 0
 
 
-@analytics.command()
+@analytics.command(short_help="Compare every table with the log.")
 @common
 def check(place: Place) -> int:
     """Compare every table with the log by counts and digests, and every rollup with its rows.

@@ -70,7 +70,7 @@ def cli() -> None:
 
     \b
     Start with:  esper train --task digits
-    Then:        esper runs, esper show RUN, esper why RUN SEED
+    Then:        esper runs, esper show RUN, esper why RUN SEED, esper report RUN
 
     Each command has --help, --home and --json. Exit codes: 0 done, 1 it failed, 2 wrong usage.
     """

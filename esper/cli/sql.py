@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import click
@@ -12,7 +14,7 @@ from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.cli.reading import existing_log
 from esper.errors import UsageError
-from esper.nissa.asking import FORMATS
+from esper.nissa.asking import BINARY, FORMATS
 from esper.nissa.embedded import Embedded, analytics_url
 from esper.nissa.named import all_named, named
 
@@ -35,28 +37,45 @@ def sql(
 
     \b
     esper sql "SELECT stage, count() FROM seed_transitions WHERE run_id = {run:String} GROUP BY ALL" --param run=RUN
-    esper sql --named                     # the questions that people have
+    esper sql --named                     # the questions that people have; --json: their columns and SQL too
+    esper sql --named seed_survival --param run=RUN
     esper sql "SHOW TABLES"
+
+    The database is the one in HOME/clickhouse, or the server's that ESPER_ANALYTICS names.
     """
     if name == "":
         return _list(place)
     if (query is None) == (name is None):
         raise UsageError("name one query: esper sql 'SELECT ...', or --named NAME (esper sql --named lists them)")
+    chosen = form or ("json" if place.json else "table")
+    if chosen in BINARY and sys.stdout.isatty():
+        raise UsageError(f"--format {chosen} is not for a terminal; redirect: esper sql ... --format {chosen} > FILE")
     given = _parsed(parameters)
     asked = named(name) if name is not None else None
     if asked is not None:
         given = asked.filled(given)
-    answer = _answer(
-        place, asked.sql if asked else query or "", given, form or ("json" if place.json else "table"), write
-    )
+    answer = _answer(place, asked.sql if asked else query or "", given, chosen, write)
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()
+    if chosen == "table" and not answer and not write:
+        click.echo("no rows", err=True)
     return 0
 
 
 def _answer(place: Place, text: str, parameters: Mapping[str, str], form: str, write: bool) -> bytes:
-    with Embedded(analytics_url(place.home), lambda: existing_log(place)) as database:
+    with Embedded(analytics_url(place.home), lambda: existing_log(place)) as database, _ended_by_control_c():
         return database.answer(text, parameters, form, write=write)
+
+
+@contextmanager
+def _ended_by_control_c() -> Iterator[None]:
+    """Ctrl-C ends this process at once, for the engine in it hears of nothing before it has an answer; what a process
+    that is gone leaves of the database is whole."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _list(place: Place) -> int:

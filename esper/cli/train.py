@@ -198,7 +198,8 @@ def _tell(place: Place, state: RunState, remark: str | None = None) -> None:
         "next:\n"
         f"  {program()} why {state.run_id} {seed}{home}\n"
         f"  {program()} events {state.run_id} --type SeedTransitioned{home}\n"
-        f"  {program()} verify {state.run_id}{home}"
+        f"  {program()} verify {state.run_id}{home}\n"
+        f"  {program()} report {state.run_id}{home}"
     )
 
 

@@ -85,6 +85,7 @@ class Database:
         self._seats: dict[int, _Seat] = {}
         self._registry = threading.Lock()
         self._closed = False
+        self._file: tuple[int, int] | None = None  # device and inode
         _databases.add(self)
 
     @contextmanager
@@ -95,7 +96,7 @@ class Database:
             if self._closed:
                 raise LogError(f"{self.path}: the log was closed; open it again")
             if seat.connection is None:
-                seat.connection = _connected(self.path)
+                seat.connection = self._connected()
             yield seat.connection
 
     @contextmanager
@@ -118,6 +119,16 @@ class Database:
             for seat in self._seats.values():
                 with seat.lock:
                     _vacate(seat)
+
+    def _connected(self) -> apsw.Connection:
+        """Another connection to the file of the first one: two threads must not see two files."""
+        connection, found = _connected(self.path), self.path.stat()
+        file = found.st_dev, found.st_ino
+        if self._file not in (None, file):
+            connection.close()
+            raise LogError(f"{self.path}: another file has taken its place; open the log again")
+        self._file = file
+        return connection
 
     def _seat(self) -> _Seat:
         seat = self._seats.get(threading.get_ident())

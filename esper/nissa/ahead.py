@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,11 +11,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """``items``, of which one is made in another thread while the one before it is used."""
+def ahead(items: Iterator[T], goes_on: Callable[[], bool]) -> Iterator[T]:
+    """``items``, of which one is made in another thread while the one before it is used; as long as ``goes_on``."""
     with ThreadPoolExecutor(1, "esper-ahead") as pool:
         coming = pool.submit(_next, items)
-        while made := coming.result():
+        while (made := coming.result()) and goes_on():
             coming = pool.submit(_next, items)
             yield made[0]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from esper.errors import AnalyticsError, UsageError
-from esper.nissa.warehouse import EMBEDDED, connect, told
+from esper.nissa.warehouse import EMBEDDED, QUESTION, connect, told
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -21,6 +22,7 @@ FORMATS = {
     "arrow": "Arrow",
 }
 """ClickHouse's names of the formats."""
+BINARY = frozenset({"parquet", "arrow"})
 
 _HARMLESS = frozenset(
     {"dictionary", "format", "generaterandom", "generateseries", "generate_series", "loop", "merge", "null", "numbers"}
@@ -33,6 +35,7 @@ _STATEMENTS = frozenset(
 )
 _REFUSED = {
     re.compile(r"\b(INTO OUTFILE|FROM INFILE)\b"): "is not allowed; redirect: esper sql ... --format csv > FILE",
+    re.compile(r"^(?!INSERT\b).*\b(FORMAT) \w+$"): "is not for the query to say; choose it with --format",
     re.compile(r"\b(SETTINGS?) +\w+ = "): "are Esper's to choose; leave them out",  # they name disks, and more
     re.compile(r"\b(SOURCE)\("): "may reach files or other machines, which esper sql does not allow",
     re.compile(r"\b(PARALLEL WITH)\b"): "is not allowed; ask one after the other",
@@ -74,6 +77,11 @@ class Questions:
             if self._url.startswith(EMBEDDED):  # what a failed query has written precedes the next one's answer
                 client.raw_query("SELECT 0")
             raise
+
+    def cancel(self) -> None:
+        """End the questions about an embedded database that are being answered; from another thread."""
+        with told(self._url), closing(connect(self._url)) as client:
+            client.command(f"KILL QUERY WHERE Settings['log_comment'] = '{QUESTION}' ASYNC")
 
     def close(self) -> None:
         """Close the clients; another question opens new ones."""

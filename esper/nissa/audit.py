@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +114,12 @@ class _Expected:
                 said = "" if telemetry.check(event.content) else str(len(event.content.value))
             if isinstance(event.content, StepsMeasured) and said:
                 times = np.asarray(event.content.times, dtype=np.int64) // 1000
-                self.rows["telemetry"] += int(np.count_nonzero(times[np.asarray(event.content.at)] > self._horizon))
+                of_rows = times[np.asarray(event.content.at, dtype=np.int64)]
+                self.rows["telemetry"] += int(np.count_nonzero(of_rows > self._horizon))
             self.digest ^= _number(place + said)
         else:
-            self.rows.update(table for table, _ in rows_of(event, topic, entry.record.key))
+            with suppress(DecodeError):
+                self.rows.update(table for table, _ in rows_of(event, topic, entry.record.key))
             self.digest ^= _number(f"{place}{payload(event)}")
 
 

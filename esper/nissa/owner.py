@@ -49,16 +49,19 @@ class Taken(AnalyticsError):
 def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Iterator[None]:
     """Have the embedded database in ``folder`` for this process alone.
 
-    Raises Taken at once if its owner answers questions on a socket, else after ``patience`` seconds.
+    Raises Taken at once if its owner answers questions on a socket, else when one owner has had it for ``patience``
+    seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = lock_file(folder)
-    deadline = time.monotonic() + patience
+    began, waited_for, deadline = time.monotonic(), -1, 0.0
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while not locked(descriptor):
             owner = _read(path)
-            if owner.socket or time.monotonic() > deadline:
+            if owner.pid and owner.pid != waited_for:
+                waited_for, deadline = owner.pid, time.monotonic() + patience
+            if owner.socket or time.monotonic() > (deadline or began + patience):
                 raise Taken(folder, owner)
             time.sleep(random.uniform(0.05, 0.15))
         _write(descriptor, Owner(os.getpid(), " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), socket))

@@ -26,8 +26,9 @@ LEAST = (24, 8)
 """The oldest version that can be used."""
 PATIENCE, LONGEST = 5, 300
 """Seconds to wait for an answer: the first ones, and those to queries."""
-WRITING = {"async_insert": 0, "lightweight_deletes_sync": 2}
-"""What comes back is done, not queued, whatever the user's profile says."""
+WRITING = {"async_insert": 0, "lightweight_deletes_sync": 2, "max_partitions_per_insert_block": 0}
+"""What comes back is done, not queued, whatever the user's profile says; and clocks may be of as many months as they
+like."""
 _KNOWN_TWICE = {"insert_deduplicate": 0, "deduplicate_insert": "disable", "deduplicate_insert_select": "disable"}
 """A replicated table would drop a block that it has seen before, though its rows were deleted since. Which of these a
 server has depends on its version."""
@@ -72,7 +73,7 @@ def _given(url: str) -> tuple[dict[str, Any], PoolManager]:
     if parts.scheme not in ("clickhouse", "clickhouses") or not parts.hostname or port == -1 or parts.query:
         raise UsageError(
             f"{url}: no address of a database; use chdb:///FOLDER or clickhouse://HOST:PORT/NAME "
-            f"(clickhouses:// with TLS), with ESPER_ANALYTICS or --analytics"
+            f"(clickhouses:// with TLS), in ESPER_ANALYTICS"
         )
     if "@" in parts.netloc:  # which is printed
         raise UsageError("name user and password in ESPER_CLICKHOUSE_USERNAME and _PASSWORD, not in the address")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from math import prod
 from typing import Any
 
+from esper.errors import DecodeError
 from esper.events import Event, assets, runs
 from esper.log.port import ASSETS, RUNS
 
@@ -36,12 +37,28 @@ TABLES = {
 """The tables that a topic's events fill, besides ``events``."""
 
 
-def rows_of(event: Event, topic: str, key: str) -> Iterator[Row]:
+SMALL, LARGE = (1 << 32) - 1, (1 << 63) - 1
+"""The largest numbers of columns that hold none below zero; the log holds none that is larger."""
+_MOST = dict.fromkeys(("epoch", "batch", "site_index", "sites", "alternatives"), SMALL) | dict.fromkeys(
+    ("sequence", "step", "from_step", "to_step", "checkpoint", "parameters", "bytes"), LARGE
+)
+
+
+def rows_of(event: Event, topic: str, key: str) -> list[Row]:
     """The rows of one event under its record's ``key``; none if no typed table is about it, or it is on a topic where
-    none such belongs."""
+    none such belongs. Raises DecodeError for an event whose parts do not fit each other or the columns."""
     make = _MAKERS.get(type(event.content))
-    if make is not None and _TOPICS[type(event.content)] == topic:
-        yield from make(event, key, event.content)
+    if make is None or _TOPICS[type(event.content)] != topic:
+        return []
+    try:
+        rows = list(make(event, key, event.content))
+    except (ValueError, TypeError, LookupError) as error:
+        raise DecodeError(f"its parts do not fit each other: {error}") from error
+    for _, row in rows:
+        for name, value in row.items():
+            if name in _MOST and (value is None or not 0 <= value <= _MOST[name]):
+                raise DecodeError(f"{name} cannot be {value}")
+    return rows
 
 
 def _of_run(event: Event, run_id: str) -> Values:
@@ -55,7 +72,7 @@ def _started(event: Event, key: str, started: runs.RunStarted) -> Iterator[Row]:
         {
             "run_id": key,
             "time": event.envelope.time,
-            "task": json.loads(started.task)["name"] if started.task else "",
+            "task": str(json.loads(started.task)["name"]) if started.task else "",
             "seed": started.seed,
             "parameters": sum(map(prod, started.model.shapes)),
             "sites": len(started.sites.names),
@@ -184,6 +201,8 @@ def _evaluated(event: Event, key: str, of: assets.KernelEvaluated) -> Iterator[R
 
 
 def _registered(event: Event, key: str, of: assets.BlueprintRegistered) -> Iterator[Row]:
+    if not 0 <= of.version <= SMALL:
+        raise DecodeError(f"version cannot be {of.version}")
     told = _taken(of, ("blueprint", "name", "version"))
     lists = {name: list(getattr(of, name)) for name in ("kinds", "tags", "parents")}
     yield "blueprints", {"time": event.envelope.time, **told, **lists}

@@ -39,7 +39,7 @@ def group_of(client: Client) -> str:
 
 def guarded(client: Client, share: Share) -> Client:
     """``client``, but it changes nothing unless ``share`` is sure; else it raises LogError."""
-    return cast("Client", _Guarded(client, share))
+    return cast("Client", _Guarded(client, share.sure))
 
 
 @contextmanager
@@ -52,12 +52,12 @@ def whole(client: Client, log: Log) -> Iterator[Client]:
                 raise AnalyticsError(f"another esper sink fills the database from {log.url}; end that first")
             change = share.poll(LOOK)
             has += sum(map(len, change.taken.values())) - sum(map(len, change.lost.values()))
-        yield guarded(client, share)
+        yield cast("Client", _Guarded(client, lambda: not share.poll().lost and share.sure()))  # polled: it is not hung
 
 
 class _Guarded:
-    def __init__(self, client: Client, share: Share) -> None:
-        self._client, self._share = client, share
+    def __init__(self, client: Client, sure: Callable[[], bool]) -> None:
+        self._client, self._sure = client, sure
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
@@ -66,7 +66,7 @@ class _Guarded:
     def _asking(self, call: Callable[..., T]) -> Callable[..., T]:
         @wraps(call)
         def asked(*arguments: Any, **more: Any) -> T:
-            if not self._share.sure():
+            if not self._sure():
                 raise LogError("this sink was away, or its log is: others may fill what it filled")
             return call(*arguments, **more)
 

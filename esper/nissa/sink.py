@@ -117,11 +117,9 @@ class Sink:
 
     def _fill(self, topic: str, goes_on: Callable[[], bool]) -> int:
         written, places = 0, self.places[topic]
-        if not places:
+        if not places or not goes_on():
             return 0
-        for batch, made in ahead(self._made(topic, dict(places))):
-            if not goes_on():
-                break
+        for batch, made in ahead(self._made(topic, dict(places)), goes_on):
             if topic not in (RUNS, ASSETS):  # which are kept for ever, and whose transactions leave gaps
                 self._look_at_gap(topic, batch)
             began = time.monotonic()

@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from esper.events.telemetry import StepsMeasured
 from esper.log.port import Position
+from esper.nissa.rows import LARGE, SMALL
 
 Batch = tuple[str, Position, StepsMeasured]
 """Run, place of the record, content."""
 
 
 def check(content: StepsMeasured) -> str:
-    """What is wrong with the arrays of a batch; empty if nothing is."""
+    """What is wrong with a batch; empty if nothing is."""
     lengths = content.series_length
     if not len(content.series_metric) == len(content.series_site) == len(lengths):
         return "its series have different lengths"
@@ -30,6 +31,14 @@ def check(content: StepsMeasured) -> str:
     ):
         if places and not (least <= min(places) and max(places) < end):
             return f"{name} names what is not there"
+    for name, numbers, most in (
+        ("attempt", (content.attempt,), SMALL),
+        ("dropped", (content.dropped,), LARGE),
+        ("steps", content.steps, LARGE),
+        ("epochs", content.epochs, SMALL),
+    ):
+        if numbers and not (min(numbers) >= 0 and max(numbers) <= most):
+            return f"{name} cannot be below 0 or above {most}"
     return ""
 
 

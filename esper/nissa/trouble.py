@@ -15,6 +15,7 @@ _REMEDIES = {
     193: _SIGN_IN,
     194: _SIGN_IN,
     516: _SIGN_IN,
+    164: "esper sql --write allows changes",
     243: "free space on its disk",
     497: "grant it, or name another user in ESPER_CLICKHOUSE_USERNAME",
 }

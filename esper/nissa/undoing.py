@@ -1,7 +1,8 @@
 """Deleting what a sink has to write anew: what a killed one left, or what lies beyond a place that it shall go back to.
 
-A deletion goes on in the background after a kill, when the database is opened again; until it is finished nobody can
-tell what is done. And what is to be deleted though it is done is noted first, so that a kill leaves no half of it.
+A deletion goes on in the background after a kill, when the database is opened again, and a server goes on with an
+insert whose sender is gone; until they are finished nobody can tell what is done. And what is to be deleted though it
+is done is noted first, so that a kill leaves no half of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TOPICS = (RUNS, SIGNALS, ASSETS, TELEMETRY, DEADLETTER)
 DONE = {topic: "telemetry_batches" if topic == TELEMETRY else "events" for topic in TOPICS}
 """The table that says what of a topic is done."""
 PATIENCE = 120.0
-"""Seconds to wait for deletions that were begun before."""
+"""Seconds to wait for what was begun before."""
 _BEYOND = (
     "log = {log:String} AND partition IN {partitions:Array(UInt16)} AND "
     "toInt64(offset) > transform(partition, {partitions:Array(UInt16)}, {offsets:Array(Int64)}, toInt64(-1))"
@@ -31,6 +32,10 @@ _BEYOND = (
 _UNFINISHED = (
     "SELECT table, latest_fail_reason FROM system.mutations "
     "WHERE database = currentDatabase() AND NOT is_done AND NOT is_killed AND table IN {tables:Array(String)} LIMIT 1"
+)
+
+_INSERTING = (
+    "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND current_database = currentDatabase()"
 )
 
 
@@ -99,9 +104,14 @@ def _forget(client: Client, given: Mapping[str, Any]) -> None:
 
 
 def _settle(client: Client, topic: str) -> None:
-    """Wait for deletions that were begun before; raises AnalyticsError if they do not end."""
+    """Wait for inserts and deletions that were begun before; raises AnalyticsError if they do not end."""
     tables = [*tables_of(topic), "undoing", *BUCKETS]
     deadline = time.monotonic() + PATIENCE
+    begun = _inserting(client)
+    while begun and (begun := begun & _inserting(client)):
+        if time.monotonic() > deadline:
+            raise AnalyticsError("an insert does not end; look at system.processes")
+        time.sleep(0.05)
     while unfinished := client.query(_UNFINISHED, parameters={"tables": tables}).result_rows:
         [(table, reason)] = unfinished
         if time.monotonic() > deadline:
@@ -109,3 +119,8 @@ def _settle(client: Client, topic: str) -> None:
                 f"a deletion from {table} does not end{f' ({reason})' if reason else ''}; look at system.mutations"
             )
         time.sleep(0.05)
+
+
+def _inserting(client: Client) -> set[str]:
+    """The inserts that the database is at, other sinks' too."""
+    return {str(query) for (query,) in client.query(_INSERTING).result_rows}

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.nissa.remote import open_server
+from esper.nissa.remote import WRITING, open_server
 from esper.nissa.trouble import told
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
-__all__ = ["EMBEDDED", "LIMITS", "connect", "told"]
+__all__ = ["EMBEDDED", "LIMITS", "QUESTION", "connect", "told"]
 
 EMBEDDED = "chdb:///"
 LIMITS = {"max_execution_time": 60, "max_memory_usage": 4 << 30, "max_result_rows": 10_000_000}
 """Of a query: seconds, bytes, rows."""
+QUESTION = "a question to Esper"
+"""``log_comment`` of an embedded engine's queries that have these limits."""
 
 
 def connect(url: str, *, limits: bool = False, write: bool = True) -> Client:
@@ -36,7 +38,8 @@ def connect(url: str, *, limits: bool = False, write: bool = True) -> Client:
         folder.mkdir(parents=True, exist_ok=True)
         client = clickhouse_connect.get_client(interface="chdb", path=str(folder))
         _have_own_database(client)
-        for name, value in {**given, **({} if write else {"readonly": 1})}.items():
+        question = {"log_comment": QUESTION} if limits else {}
+        for name, value in {**given, **question, **(WRITING if write else {"readonly": 1})}.items():
             client.set_client_setting(name, value)
         return client
 

@@ -16,7 +16,7 @@ from esper.events.telemetry import StepsMeasured
 from esper.log.port import TELEMETRY, Entry
 from esper.log.records import event_of
 from esper.nissa import telemetry
-from esper.nissa.rows import Values, rows_of
+from esper.nissa.rows import LARGE, SMALL, Row, Values, rows_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -59,11 +59,16 @@ def _events(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unreada
     for entry in batch:
         partition, offset = entry.position.partition, entry.position.offset
         event, error = _decoded(entry)
-        if event is None:
+        rows: list[Row] = []
+        if event is not None:
+            try:
+                rows = rows_of(event, topic, entry.record.key)
+            except DecodeError as failure:
+                error = str(failure)
+        if error:
             unreadable(entry, error)
-        else:
-            for number, (table, row) in enumerate(rows_of(event, topic, entry.record.key)):
-                typed.add(table, (partition, offset, number), row)
+        for number, (table, row) in enumerate(rows):
+            typed.add(table, (partition, offset, number), row)
         done.add("events", (partition, offset, topic), _event_row(entry, event, error))
     return [*typed.blocks(), *done.blocks()]
 
@@ -89,8 +94,8 @@ def _telemetry(log_id: str, topic: str, batch: Sequence[Entry], unreadable: Unre
             unreadable(entry, error)
         if event is not None and isinstance(content, StepsMeasured) and not error:
             good.append((entry.record.key, entry.position, content))
-            row |= {"attempt": content.attempt, "epoch": event.envelope.epoch or 0, "time": event.envelope.time}
-            row |= {"rows": len(content.value), "dropped": content.dropped}
+            row |= {"attempt": content.attempt, "time": event.envelope.time, "dropped": content.dropped}
+            row |= {"rows": len(content.value), "epoch": _within(event.envelope.epoch, SMALL)}
         done.add("telemetry_batches", (entry.position.partition, entry.position.offset), row)
     made = [Block("telemetry", telemetry.table(log_id, good))] if good else []
     return [*made, *done.blocks()]
@@ -131,15 +136,20 @@ def _event_row(entry: Entry, event: Event | None, error: str) -> Values:
     return {
         "key": entry.record.key,
         "type": entry.record.schema.name.rpartition(".")[2],
-        "sequence": envelope.sequence or 0,
-        "epoch": envelope.epoch or 0,
+        "sequence": _within(envelope.sequence, LARGE),
+        "epoch": _within(envelope.epoch, SMALL),
         "time": envelope.time,
         "writer": envelope.writer,
         "id": envelope.id,
         "causes": list(envelope.causes),
         "payload": payload(event),
-        "error": "",
+        "error": error,
     }
+
+
+def _within(number: int | None, most: int) -> int:
+    """0 for a number that there is not, or that is none that Esper counts."""
+    return number if number is not None and 0 <= number <= most else 0
 
 
 _UNREADABLE: Values = {

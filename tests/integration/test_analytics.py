@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_a_question_with_a_parameter_is_answered_from_the_log(home: Path) -> Non
         ([], "name one query", 2),
         (["SELECT 1", "--param", "x"], "NAME=VALUE", 2),
         (["--named", "no-such"], "--named lists them", 2),
+        (["SELECT 1 FORMAT CSV"], "choose it with --format", 2),
     ],
 )
 def test_a_wrong_question_is_told_in_one_line(home: Path, arguments: list[str], said: str, code: int) -> None:
@@ -91,6 +93,22 @@ def test_a_wrong_question_is_told_in_one_line(home: Path, arguments: list[str], 
     assert answer.returncode == code
     assert len(answer.stderr.splitlines()) == 1
     assert said in answer.stderr
+
+
+def test_an_answer_without_rows_says_so(home: Path) -> None:
+    answer = esper(home, "sql", "--named", "seed_survival", "--param", "run=no-such")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "no rows\n")
+
+
+def test_a_terminal_gets_no_binary_answer(home: Path) -> None:
+    ours, its = os.openpty()
+    command = [sys.executable, "-m", "esper", "sql", "SELECT 1", "--format", "parquet", "--home", str(home)]
+    try:
+        answer = subprocess.run(command, cwd=ROOT, stdout=its, stderr=subprocess.PIPE, check=False, timeout=60)
+    finally:
+        os.close(ours)
+        os.close(its)
+    assert (answer.returncode, b"> FILE" in answer.stderr) == (2, True)
 
 
 REFUSED = [
@@ -204,8 +222,8 @@ def test_two_commands_at_once_are_both_answered(home: Path) -> None:
 
 def test_a_sink_answers_for_the_database_that_it_has(home: Path) -> None:
     with sink(home) as process:
-        socket = home / "clickhouse.sock"
-        assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+        place = home / "clickhouse.sock"
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600
         deadline = time.monotonic() + 30
         answer: Any = None
         while time.monotonic() < deadline and answer != '"count()"\n4\n':
@@ -218,8 +236,62 @@ def test_a_sink_answers_for_the_database_that_it_has(home: Path) -> None:
         assert f"process {process.pid}" in again.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-        assert not socket.exists()
+        assert not place.exists()
     assert esper(home, "analytics", "check").returncode == 0
+
+
+def test_who_asks_a_sink_may_leave_before_the_answer(home: Path) -> None:
+    with sink(home) as process:
+        with socket.socket(socket.AF_UNIX) as asker:
+            asker.connect(str(home / "clickhouse.sock"))
+            asker.sendall(b'{"sql": "SELECT sleep(1)", "parameters": {}, "form": "csv", "write": false}\n')
+        assert esper(home, "sql", "SELECT 1", "--format", "csv").stdout == '"1"\n1\n'
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert len(process.stderr.read().splitlines()) == 1  # where it writes to
+
+
+LONG = "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 3"
+
+
+def test_a_question_that_nobody_waits_for_holds_up_neither_the_next_nor_the_sinks_end(home: Path) -> None:
+    with sink(home) as process:
+        with _asking(home, LONG):
+            time.sleep(2)  # it is being answered
+        began = time.monotonic()
+        assert esper(home, "sql", "SELECT 1", "--format", "csv").stdout == '"1"\n1\n'
+        assert time.monotonic() - began < 20
+        with _asking(home, LONG):
+            time.sleep(2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+@contextmanager
+def _asking(home: Path, query: str) -> Iterator[None]:
+    """A question to the sink, whose answer nobody takes."""
+    question = {"sql": query, "parameters": {}, "form": "csv", "write": False}
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.connect(str(home / "clickhouse.sock"))
+        asker.sendall(f"{json.dumps(question)}\n".encode())
+        yield
+
+
+def test_control_c_ends_a_question_that_takes_long(home: Path) -> None:
+    command = [sys.executable, "-m", "esper", "sql", LONG, "--home", str(home)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while _processor_seconds(process.pid) < 8:  # it is counting
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.wait(5)
+    assert esper(home, "sql", "SELECT 1", "--format", "csv").stdout == '"1"\n1\n'
+
+
+def _processor_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_sink_that_is_killed_leaves_nothing_that_holds_up_the_next(home: Path) -> None:

@@ -47,10 +47,11 @@ def test_people_see_the_seeds_the_accuracy_and_what_to_type_next(esper):
     assert "#1" in result.out
     assert "test accuracy" in result.out
     program = "python -m esper"  # as these tests call it
-    assert [line.removeprefix(f"  {program} ").split()[0] for line in result.out.splitlines()[-3:]] == [
+    assert [line.removeprefix(f"  {program} ").split()[0] for line in result.out.splitlines()[-4:]] == [
         "why",
         "events",
         "verify",
+        "report",
     ]
     assert "gate accuracy" in result.err
 

@@ -160,6 +160,28 @@ def test_a_folder_that_cannot_be_made_is_a_one_line_error(tmp_path: Path) -> Non
     log.close()
 
 
+def test_another_file_in_the_logs_place_is_not_taken_for_it(path: Path, log: SqliteLog) -> None:
+    """A thread has a connection of its own, which must not be to another log than the others'."""
+    log.signal(command("run", "1"))
+    for file in path.parent.glob("log.db*"):
+        file.rename(path.parent / f"old-{file.name}")
+    other = open_log(f"sqlite:///{path}")
+    other.signal(command("run", "1"))
+    other.close()
+    errors: list[Exception] = []
+
+    def reading() -> None:
+        try:
+            log.topic_id(SIGNALS)
+        except LogError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=reading)
+    thread.start()
+    thread.join()
+    assert "another file has taken its place" in str(errors[0])
+
+
 def test_a_closed_log_says_so(log: Log) -> None:
     writer = log.open_writer("run")
     log.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from esper.nissa import migrate as migrating
 from esper.nissa.audit import audit
 from esper.nissa.migrate import migrate
 from esper.nissa.sink import Sink
+from esper.nissa.warehouse import connect
 from tests.stories import START, Story
 from tests.warehouse import Database
 
@@ -103,6 +105,25 @@ def test_rows_that_a_killed_sink_left_are_undone_and_written_again(database: Dat
     Sink(database.client, log).catch_up()
     database.client.command(f"DELETE FROM {lost}")  # the last thing that is written
     assert Sink(database.client, log).catch_up() > 0
+    assert disagreeing(database, log) == []
+
+
+def test_rows_of_an_insert_that_is_still_under_way_are_undone_too(database: Database, log: Log) -> None:
+    """A server goes on with one whose sender was killed, while the next sink begins."""
+    for number in (1, 2):
+        measure(log, "run", range(40 * number, 40 * number + 40), number=number)
+    Sink(database.client, log).catch_up()
+    database.client.command("CREATE TABLE late ENGINE = Memory AS SELECT * FROM telemetry WHERE step >= 80")
+    database.client.command("DELETE FROM telemetry_batches WHERE offset = (SELECT max(offset) FROM telemetry_batches)")
+    Sink(database.client, log).begin_all()
+    sent = connect(database.url)
+    text = "INSERT INTO telemetry SELECT * FROM late WHERE NOT sleepEachRow(0.02)"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(sent.command, text, settings={"max_block_size": 1000})
+        while not database.rows("SELECT 1 FROM system.processes WHERE query_kind = 'Insert'"):
+            assert not answer.done()
+        Sink(database.client, log).catch_up()
+        answer.result()
     assert disagreeing(database, log) == []
 
 

@@ -266,6 +266,30 @@ def test_who_needs_the_whole_database_waits_for_its_sinks_and_says_so(
             assert Sink(client, log).catch_up() == 0
 
 
+def test_who_needs_the_whole_database_says_again_and_again_that_it_is_there(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its log takes it for hung after some minutes, and rebuilding may take longer."""
+    log, share = open_log(f"sqlite:///{tmp_path / 'log.db'}"), ToldShare()
+    Telling(log)
+    polled, right = 0, share.poll
+
+    def poll(wait: float = 0.0) -> Change:
+        nonlocal polled
+        polled += 1
+        return right(wait)
+
+    monkeypatch.setattr(share, "poll", poll)
+    monkeypatch.setattr(log, "share", lambda *_: share)
+    with whole(database.client, log) as client:
+        before = polled
+        Sink(client, log).rebuild()
+        assert polled - before > 10
+        share.changes.append(Change({}, {RUNS: frozenset(range(6))}))
+        with pytest.raises(LogError):
+            client.command("SELECT 1")
+
+
 class Interrupted:
     """A client that does something before it first sends a command that begins so."""
 

@@ -15,6 +15,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import OperationalError
 
 from esper.errors import AnalyticsError, DecodeError, LogError, UsageError
+from esper.events.runs import BoundaryReached
 from esper.events.schemas import schema_of
 from esper.events.telemetry import StepsMeasured
 from esper.log import open_log
@@ -24,8 +25,10 @@ from esper.log.records import event_of, telemetry_record
 from esper.nissa import following, migrate, pacing, sink
 from esper.nissa.audit import audit, kept
 from esper.nissa.following import Progress, follow
+from esper.nissa.letters import Letters
 from esper.nissa.losses import losses
 from esper.nissa.sink import Sink
+from tests import histories
 from tests.stories import START, Story
 from tests.warehouse import Database
 
@@ -214,6 +217,90 @@ def test_a_batch_of_measurements_that_do_not_fit_is_a_dead_letter_too(database: 
     assert letter.content.source == str(place)
     assert "at names what is not there" in letter.content.error
     assert letter.content.value
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempt": -1},
+        {"attempt": 1 << 40},
+        {"dropped": -1},
+        {"steps": (-1,)},
+        {"epochs": (-1,)},
+    ],
+)
+def test_a_batch_whose_numbers_no_column_holds_is_a_dead_letter(
+    database: Database, log: Log, wrong: dict[str, Any]
+) -> None:
+    batch(log, 1, [0.0])
+    log.signal(telemetry_record("run", replace(measured(log), **wrong), epoch=1, number=2, time=START))
+    Sink(database.client, log).catch_up()
+    [letter] = letters(log)
+    assert next(iter(wrong)) in letter.content.error
+    assert disagreeing(database, log) == []
+
+
+@pytest.mark.parametrize("series", [0, 1])
+def test_a_batch_without_measurements_is_none(database: Database, log: Log, series: int) -> None:
+    batch(log, 1, [0.0])
+    nothing: dict[str, Any] = {"series_metric": (0,) * series, "series_site": (-1,) * series}
+    nothing |= {"series_length": (0,) * series, "at": (), "value": ()}
+    log.signal(telemetry_record("run", replace(measured(log), **nothing), epoch=1, number=2, time=START))
+    assert Sink(database.client, log).catch_up() == 2
+    assert disagreeing(database, log) == []
+
+
+def test_measurements_may_be_of_many_months(database: Database, log: Log) -> None:
+    batch(log, 1, [-31.0 * 86400 * month for month in range(120)])
+    assert Sink(database.client, log).catch_up() == 1
+    assert disagreeing(database, log) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"step": -1}, "step cannot be -1"),
+        ({"epoch": 1 << 40}, "epoch cannot be"),
+        ({"health": replace(histories.health((0,), (None,)), bottleneck=())}, "do not fit each other"),
+        ({"health": histories.health((-1,), (None,))}, "site_index cannot be -1"),
+        ({"sites": replace(histories.table("in"), kinds=())}, "do not fit each other"),
+    ],
+)
+def test_an_event_that_does_not_fit_the_tables_is_a_dead_letter_and_an_event(
+    database: Database, log: Log, wrong: dict[str, Any], said: str
+) -> None:
+    story = told(log)
+    boundaries = [event_of(each).content for each in log.read(RUNS, key="run")]
+    [*_, last] = (each for each in boundaries if isinstance(each, BoundaryReached))
+    story.tell(40, replace(last, **wrong))
+    story.boundary(50)
+    Sink(database.client, log).catch_up()
+    [letter] = letters(log)
+    assert said in letter.content.error
+    assert database.rows("SELECT count(), countIf(error != '') FROM events WHERE type = 'BoundaryReached'") == [(5, 1)]
+    assert database.rows("SELECT count() FROM boundaries") == [(4,)]
+    assert disagreeing(database, log) == []
+
+
+def test_many_records_that_cannot_be_read_are_not_as_many_looks_at_the_dead_letters(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    right = log.since
+
+    def since(topic: str, offsets: Mapping[int, int]) -> Iterator[Entry]:
+        nonlocal looks
+        looks += 1
+        return right(topic, offsets)
+
+    monkeypatch.setattr(log, "since", since)
+    for _ in range(100):
+        log.signal(Record(TELEMETRY, "run", schema_of(StepsMeasured), b"\xff\xff"))
+    known = Letters(log)
+    for entry in log.read(TELEMETRY):
+        known.unreadable(entry, "it is none")
+    assert looks <= 3
+    assert len(letters(log)) == 100
 
 
 def test_a_dead_letter_that_cannot_be_read_is_no_dead_letter(database: Database, log: Log) -> None:

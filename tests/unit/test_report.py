@@ -133,6 +133,15 @@ def test_two_runs_are_compared_and_the_better_is_marked():
     assert "two has the lowest training loss, 0.01; next comes one with" in seen.text["p"]
 
 
+def test_of_runs_of_different_tasks_none_is_the_best():
+    other = full()
+    other["run"][0]["task"] = "another"
+    other["boundaries"] = [{"x": 50, "loss": 0.01, "rate": 0.1}]
+    seen = Seen(page({"one": full(), "two": other}, NOW))
+    assert "They were trained on different tasks, so what they reached cannot be compared." in seen.text["p"]
+    assert "strong" not in seen.text
+
+
 def test_of_tests_the_name_says_what_is_better():
     tested = {"a": full(), "b": full()}
     for run, value in zip(tested, (0.25, 0.5), strict=True):

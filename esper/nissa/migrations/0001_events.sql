@@ -68,7 +68,12 @@ SELECT
     if(count() OVER later = 0, toUInt64(-1), min(from_step) OVER later - 1) AS to_step
 FROM (
     SELECT run_id, epoch, cause, time, from_step, row_number() OVER (PARTITION BY run_id ORDER BY sequence) AS attempt
-    FROM attempt_starts FINAL
+    FROM (
+        -- A run that was copied to another log began no more often.
+        SELECT run_id, sequence, any(epoch) AS epoch, any(cause) AS cause, min(time) AS time, any(from_step) AS from_step
+        FROM attempt_starts
+        GROUP BY run_id, sequence
+    )
 )
 WINDOW later AS (PARTITION BY run_id ORDER BY attempt ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING);
 
@@ -146,13 +151,18 @@ CREATE TABLE gates (
     gate LowCardinality(String),
     passed Bool,
     reason String,
-    fold Nullable(Int64), n Nullable(Int64) COMMENT 'examples',
+    fold Nullable(Int64) COMMENT 'of the gate''s examples, from 0',
+    n Nullable(Int64) COMMENT 'examples',
     mean Nullable(Float64) COMMENT 'loss without the seed less loss with it, per example',
     s Nullable(Float64) COMMENT 'standard deviation of that over examples',
-    sigma Nullable(Float64), z Nullable(Float64),
+    sigma Nullable(Float64) COMMENT 'training noise: standard deviation of the mean over the last measurements',
+    z Nullable(Float64) COMMENT 'standard errors between mean and bound',
     bound Nullable(Float64) COMMENT 'confidence bound of the mean: the lower one, in audits the upper one',
-    delta Nullable(Float64), rent Nullable(Float64) COMMENT 'what the bound has to exceed together',
-    ablation Nullable(Float64), gradient_norm Nullable(Float64), audit_fold Nullable(Int64)
+    delta Nullable(Float64) COMMENT 'least gain; negative for an audit',
+    rent Nullable(Float64) COMMENT 'least gain for the parameters added; the bound has to exceed delta + rent',
+    ablation Nullable(Float64) COMMENT 'mean loss without the seed less that with it; decides nothing',
+    gradient_norm Nullable(Float64),
+    audit_fold Nullable(Int64) COMMENT 'reserved for the audit'
 ) ENGINE = ReplacingMergeTree
 ORDER BY (run_id, sequence, log, partition, offset, row);
 

@@ -46,6 +46,8 @@ def compare(stories: Sequence[Story], runs: Sequence[Gathered]) -> Comparison:
     metric = next((name for name in stories[0].test if all(name in each.test for each in stories)), "")
     tests = [each.test.get(metric) for each in stories]
     best = {"test": _best(tests, _higher(metric)), "loss": _best([each.loss for each in stories], False)}
+    if len({each.compared["task"] for each in stories}) > 1:
+        best = dict.fromkeys(best, frozenset())
     found = _differences(runs)
     return Comparison(
         title=f"{sentence(many_spelt(len(stories), 'run'))} side by side",
@@ -69,6 +71,8 @@ def _summary(
         return _winner(stories, f"test {metric}", tests, best["test"], _higher(metric) or False, metric)
     if best["loss"]:
         return _winner(stories, "training loss", [each.loss for each in stories], best["loss"], False, "loss")
+    if len({each.compared["task"] for each in stories}) > 1:
+        return "They were trained on different tasks, so what they reached cannot be compared."
     return "None of them did better than the others."
 
 
