@@ -18,7 +18,7 @@ from esper.tolaria import Run
 from esper.tolaria.recorder import Measurement, Recorder
 
 TITLE = "the demo's training with telemetry against the same without"
-BLOCKS, STEPS = 32, 150
+BLOCKS, STEPS = 160, 30
 LIMIT = 1.02
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from esper.errors import UsageError
 from esper.nissa.asking import Questions
 from esper.nissa.migrate import migrate
 from esper.nissa.owner import Taken, owning
@@ -56,6 +57,7 @@ class Embedded:
     def __enter__(self) -> Self:
         with self._stack:
             if self._url.startswith(EMBEDDED):
+                self._check_place()
                 try:
                     client = self._stack.enter_context(opened(self._url))
                     self._fill(client)
@@ -73,6 +75,15 @@ class Embedded:
     def answer(self, sql: str, parameters: Mapping[str, str], form: str, *, write: bool = False) -> bytes:
         """See ``Questions.answer``."""
         return self._ask(sql, parameters, form, write)
+
+    def _check_place(self) -> None:
+        """Raise UsageError where there is nothing to ask about: a question makes no folders."""
+        folder = Path(self._url.removeprefix(EMBEDDED))
+        if folder.exists():
+            return
+        if (log := self._log()) is None:
+            raise UsageError(f"there are no runs in {folder.parent}; name their folder (--home), or their log (--log)")
+        log.close()
 
     def _fill(self, client: Client) -> None:
         if (log := self._log()) is not None:

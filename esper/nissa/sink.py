@@ -96,6 +96,12 @@ class Sink:
         """
         if position is not None and (position.topic not in TOPICS or position.partition >= PARTITIONS):
             raise UsageError(f"{position}: no such partition; its topic is one of {', '.join(TOPICS)}")
+        if position is not None:
+            _, end = self._log.bounds(position.topic).get(position.partition, (0, 0))
+            if position.offset >= end:
+                raise UsageError(
+                    f"{position}: the log ends at offset {end} there; esper events prints where events are"
+                )
         with self._told():
             for topic in TOPICS if position is None else (position.topic,):
                 firsts = {partition: first - 1 for partition, (first, _) in self._log.bounds(topic).items()}

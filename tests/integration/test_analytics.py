@@ -251,6 +251,12 @@ def test_who_asks_a_sink_may_leave_before_the_answer(home: Path) -> None:
         assert len(process.stderr.read().splitlines()) == 1  # where it writes to
 
 
+def test_a_question_about_a_home_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    asked = esper(tmp_path / "mistyped", "sql", "SELECT 1")
+    assert (asked.returncode, "there are no runs in" in asked.stderr) == (2, True)
+    assert not (tmp_path / "mistyped").exists()
+
+
 LONG = "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 3"
 
 

@@ -405,6 +405,13 @@ def test_going_back_writes_the_rest_of_a_partition_anew_as_often_as_one_likes(da
         Sink(database.client, log).go_back(replace(place, partition=12))
 
 
+@pytest.mark.parametrize("text", ["esper.runs/0:99999", "esper.telemetry/9:0", "esper.none/0:0", "esper.runs/99:0"])
+def test_going_back_to_where_nothing_is_is_refused(database: Database, log: Log, text: str) -> None:
+    told(log)
+    with pytest.raises(UsageError, match=text):
+        Sink(database.client, log).go_back(Position.parse(text))
+
+
 def test_what_was_to_be_written_anew_is_even_if_the_one_who_was_asked_is_gone(database: Database, log: Log) -> None:
     told(log)
     count = Sink(database.client, log).catch_up()
