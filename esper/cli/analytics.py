@@ -56,6 +56,9 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
         signal.signal(number, lambda *_: stop.set())
     where = socket_path(Path(url.removeprefix(EMBEDDED))) if url.startswith(EMBEDDED) else ""
     with opened(url, where) as client, closing(open_log(place.log)) as log, ExitStack() as stack:
+        if start is not None:
+            with _all_of(log, client, url) as alone:
+                Sink(alone, log, url).go_back(position)
         share: Share | None = None
         if where:
             questions = stack.enter_context(closing(Questions(url)))
@@ -63,8 +66,6 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
         else:
             share = stack.enter_context(log.share(TOPICS, group_of(client)))
         filling = Sink(guarded(client, share) if share else client, log, url)
-        if start is not None:
-            Sink(client, log, url).go_back(position)
         stack.enter_context(serving_metrics(address, lambda: of_sink(progress, lag(filling, log))))
         click.echo(f"sink: {place.log} into {url}; Ctrl-C ends it", err=True)
         follow(filling, stop, progress, share)

@@ -107,8 +107,25 @@ class Sink:
                 firsts = {partition: first - 1 for partition, (first, _) in self._log.bounds(topic).items()}
                 places = dict.fromkeys(range(PARTITIONS), -1) | firsts
                 if position is not None:
+                    self._check_whole(position)
                     places = {position.partition: max(places[position.partition], position.offset - 1)}
                 note(self._client, self._log.topic_id(topic), topic, places)
+
+    def _check_whole(self, position: Position) -> None:
+        """Raise UsageError if measurements behind ``position`` have expired: their rollups could not be made anew."""
+        if position.topic != TELEMETRY:
+            return
+        behind = "log = {log:String} AND partition = {partition:UInt16} AND offset >= {offset:UInt64}"
+        given = {"log": self._log.topic_id(TELEMETRY), "partition": position.partition, "offset": position.offset}
+        [(missing,)] = self._client.query(
+            f"SELECT (SELECT sum(rows) FROM telemetry_batches FINAL WHERE {behind}) > uniqExact(offset, row) "
+            f"FROM telemetry WHERE {behind}",
+            parameters=given,
+        ).result_rows
+        if missing:
+            raise UsageError(
+                f"{position}: measurements behind it have expired; --from BEGINNING keeps their rollups right"
+            )
 
     def rebuild(self) -> int:
         """Write all that the log holds anew; what it does not hold any more stays. Returns the number of records."""

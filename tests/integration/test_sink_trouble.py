@@ -412,6 +412,18 @@ def test_going_back_to_where_nothing_is_is_refused(database: Database, log: Log,
         Sink(database.client, log).go_back(Position.parse(text))
 
 
+def test_going_back_to_where_measurements_have_expired_is_refused(database: Database, log: Log) -> None:
+    """Their rollups would count what is left of the bucket a second time."""
+    batch(log, 1, [-100 * DAY, -100 * DAY + 1])
+    place = batch(log, 2, [-100 * DAY + 300, -100 * DAY + 301])
+    Sink(database.client, log).catch_up()
+    expire(database)
+    with pytest.raises(UsageError, match="have expired"):
+        Sink(database.client, log).go_back(place)
+    Sink(database.client, log).catch_up()
+    assert database.rows("SELECT sum(n) FROM telemetry_epochs") == [(4,)]
+
+
 def test_what_was_to_be_written_anew_is_even_if_the_one_who_was_asked_is_gone(database: Database, log: Log) -> None:
     told(log)
     count = Sink(database.client, log).catch_up()
