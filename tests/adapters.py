@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from esper.log import open_log
+from esper.log.port import Log
 
 LOGS = ("sqlite", "kafka")
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +25,19 @@ def log_url_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[
         return factory
     number = itertools.count()
     return lambda: f"sqlite:///{tmp_path}/home-{next(number)}/log.db"
+
+
+@pytest.fixture
+def url(log_url_factory: Callable[[], str]) -> str:
+    """The URL of a new log of the adapter under test."""
+    return log_url_factory()
+
+
+@pytest.fixture
+def log(url: str) -> Iterator[Log]:
+    log = open_log(url)
+    yield log
+    log.close()
 
 
 def child(*arguments: object) -> subprocess.Popen[str]:

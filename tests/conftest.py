@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.adapters import log_url_factory
+from tests.adapters import log, log_url_factory, url
 from tests.brokers import (
     kafka_log_url,
     own_cluster,
@@ -18,6 +18,7 @@ __all__ = [
     "database",
     "faults",
     "kafka_log_url",
+    "log",
     "log_url_factory",
     "no_pauses",
     "one_thread",
@@ -27,4 +28,5 @@ __all__ = [
     "pytest_terminal_summary",
     "pytest_testnodedown",
     "shared_brokers",
+    "url",
 ]

@@ -299,7 +299,9 @@ def test_a_question_changes_nothing_whoever_asks(
             "DROP TABLE runs",
             "CREATE TABLE t (a Int8) ENGINE = Memory",
         ):
-            with pytest.raises(AnalyticsError, match=r"Cannot execute query in readonly mode\. \(READONLY\)"):
+            with pytest.raises(
+                AnalyticsError, match=r"readonly mode\. \(READONLY\); esper sql --write allows changes$"
+            ):
                 questions.answer(query, {}, "csv")
 
 

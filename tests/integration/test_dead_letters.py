@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,18 +29,6 @@ from tests.training import Loop
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 GARBAGE = b"\x00\x7f\xff\xff\xffwho knows"
-
-
-@pytest.fixture
-def url(log_url_factory: Callable[[], str]) -> str:
-    return log_url_factory()
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[Log]:
-    log = open_log(url)
-    yield log
-    log.close()
 
 
 Esper = Callable[..., Result]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,18 +21,6 @@ from tests.adapters import child
 from tests.log_child import records as child_records
 
 SCHEMA = schema_of(BoundaryReached)
-
-
-@pytest.fixture
-def url(log_url_factory: Callable[[], str]) -> str:
-    return log_url_factory()
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[Log]:
-    log = open_log(url)
-    yield log
-    log.close()
 
 
 def event(run_id: str, epoch: int, sequence: int, value: bytes = b"value") -> Record:

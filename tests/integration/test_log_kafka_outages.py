@@ -133,6 +133,7 @@ def test_of_writers_opened_at_once_the_newest_alone_can_append(log: KafkaLog) ->
     epochs = [writer.epoch for writer in writers]
     assert len(set(epochs)) == len(epochs)
     assert len(writers) + len(failures) == 10
+    assert all(isinstance(failure, Fenced) or "try again" in str(failure) for failure in failures)
     newest = max(writers, key=lambda writer: writer.epoch)
     for writer in writers:
         if writer is not newest:

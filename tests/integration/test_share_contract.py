@@ -26,18 +26,6 @@ SOON = 30.0
 """Seconds in which others take over what a process had that is gone."""
 
 
-@pytest.fixture
-def url(log_url_factory: Callable[[], str]) -> str:
-    return log_url_factory()
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[Log]:
-    log = open_log(url)
-    yield log
-    log.close()
-
-
 class Member:
     """A share and what it has had so far."""
 
