@@ -24,12 +24,19 @@ class BlueprintRegistered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRequested:
-    """Someone wants ``blueprint`` compiled for a site's kind and shapes, initialised from ``seed``."""
+    """Someone wants ``blueprint`` compiled for a site, initialised from ``seed``.
+
+    ``geometry`` is canonical JSON of what else the site's kind says that a kernel depends on, such as the padding of a
+    convolution, ``dtype`` that of the kernel's parameters (``torch.float32``). Where they are None a kernel can be
+    compiled only beside the model.
+    """
 
     blueprint: str
     kind: str
     dims: tuple[int, ...]
     seed: int
+    geometry: str | None = None
+    dtype: str | None = None
     measured: Measured | None = None
 
 
@@ -44,6 +51,8 @@ class KernelCompiled:
     seed: int
     parameters: int
     size: int
+    geometry: str | None = None
+    dtype: str | None = None
     measured: Measured | None = None
 
 
@@ -56,6 +65,8 @@ class KernelRejected:
     dims: tuple[int, ...]
     seed: int
     reason: str
+    geometry: str | None = None
+    dtype: str | None = None
     measured: Measured | None = None
 
 

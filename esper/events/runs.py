@@ -140,7 +140,11 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """A run began: all that is needed to start it again. ``task`` is canonical JSON, None from Python."""
+    """A run began: all that is needed to start it again. ``task`` is canonical JSON, None from Python.
+
+    ``rules`` numbers the rules by which it decides for its whole life; ``state_digests`` names the algorithm of
+    ``BoundaryReached.digest`` and ``tensors``.
+    """
 
     task: str | None
     seed: int
@@ -153,6 +157,8 @@ class RunStarted:
     environment: Environment
     parameters_digest: str
     clip_norm: float | None = None
+    rules: int = 1
+    state_digests: str = "sha256"
     measured: Measured | None = None
 
 
@@ -214,8 +220,9 @@ class BoundaryReached:
 
     ``loss`` is the mean training loss since the boundary before. ``digest`` covers parameters, buffers,
     optimiser, seeds, the user's state and the random generators; ``tensors`` holds the first four bytes
-    of each tensor's SHA-256, in the order of their names. ``data`` digests the batch before the boundary,
-    ``first_data`` the epoch's first. ``sites`` is set when the table changes.
+    of each tensor's digest, in the order of their names. ``data`` digests the batch before the boundary,
+    ``first_data`` the epoch's first. ``sites`` is set when the table changes. ``failed`` names the living seeds whose
+    own loss or gradient was not finite; None where that was not written.
     """
 
     step: int
@@ -230,6 +237,7 @@ class BoundaryReached:
     sites: SiteTable | None
     health: Health | None
     trials: tuple[Trial, ...]
+    failed: tuple[str, ...] | None = None
     measured: Measured | None = None
 
 
