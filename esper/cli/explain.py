@@ -45,7 +45,7 @@ def verify(place: Place, run_id: str) -> int:
         print_json({"run_id": run_id, "ok": report.ok, "counts": report.counts, "findings": report.findings})
     else:
         for finding in report.findings:
-            click.echo(f"event {finding.sequence}: {finding.what}")
+            click.echo(f"event {finding.sequence}: {finding.what} (rule: {finding.rule})")
         counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.counts.items() if count)
         click.echo(f"run {run_id}: {counted} computed again: {_result(len(report.findings))}")
     return 0 if report.ok else 1

@@ -68,7 +68,7 @@ def _running(state: RunState, what: str) -> None:
 def _started(state: RunState, event: runs.RunStarted) -> None:
     state.task, state.seed, state.settings = event.task, event.seed, event.settings
     state.model, state.optimizer, state.sites, state.gate = event.model, event.optimizer, event.sites, event.gate
-    state.clip_norm = event.clip_norm
+    state.clip_norm, state.rules = event.clip_norm, event.rules
     state.environment, state.parameters_digest = event.environment, event.parameters_digest
 
 

@@ -37,24 +37,27 @@ def proposals(state: RunState, event: Event, policy: Policy = HEURISTIC) -> tupl
     run that asks for it, else nothing."""
     if not isinstance(event.content, runs.BoundaryReached) or settings_of(state).decision.where != "remote":
         return ()
+    return (proposed(state, policy),)
+
+
+def proposed(state: RunState, policy: Policy) -> DecisionProposed:
+    """What ``policy`` proposes about the boundary that ``state`` has just reached."""
     seen = observe(state)
     made = policy.decide(seen)
-    return (
-        DecisionProposed(
-            step=state.step,
-            policy=policy.name,
-            version=policy.version,
-            observation=digest(seen),
-            action=made.action,
-            site=made.site,
-            blueprint=made.blueprint,
-            seed=made.seed,
-            propensity=made.propensity,
-            alternatives=made.alternatives,
-            reason=made.reason,
-            issuer=f"tamiyo/{policy.name}/{policy.version}",
-            nonce=str(state.step),
-        ),
+    return DecisionProposed(
+        step=state.step,
+        policy=policy.name,
+        version=policy.version,
+        observation=digest(seen),
+        action=made.action,
+        site=made.site,
+        blueprint=made.blueprint,
+        seed=made.seed,
+        propensity=made.propensity,
+        alternatives=made.alternatives,
+        reason=made.reason,
+        issuer=f"tamiyo/{policy.name}/{policy.version}",
+        nonce=str(state.step),
     )
 
 
@@ -77,6 +80,10 @@ class Questions:
     def due(self) -> RunState | None:
         """What the policy saw ``lag`` boundaries ago; None at a run's first ones."""
         return self._seen[0] if len(self._seen) == self._seen.maxlen else None
+
+    def newest(self) -> RunState:
+        """What the policy sees at the newest boundary; raises IndexError before the first."""
+        return self._seen[-1]
 
     def steps(self) -> tuple[int, ...]:
         """The steps of the boundaries asked about, the one that is due included."""

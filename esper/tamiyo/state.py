@@ -98,6 +98,7 @@ class RunState:
     settings: str = "{}"
     optimizer: str = ""
     clip_norm: float | None = None
+    rules: int = 1
     model: ModelDescription | None = None
     gate: GateDescription | None = None
     environment: Environment | None = None

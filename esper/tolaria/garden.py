@@ -21,7 +21,7 @@ from esper.kasmina.gate import GateData, evaluate
 from esper.kasmina.isolation import isolated_gradients
 from esper.kasmina.seed import LiveSeed
 from esper.kasmina.sites import Site
-from esper.kasmina.stages import IN_THE_HOST, Stage
+from esper.kasmina.stages import IN_THE_HOST, LIVE, Stage
 from esper.kasmina.trace import without_trace
 from esper.settings import Settings
 from esper.tezzeret.kernel import load_kernel
@@ -88,6 +88,10 @@ class Garden:
         """Seeds that blend or hold."""
         return [each for each in self.plants.values() if each.seed.stage in IN_THE_HOST]
 
+    def failed(self) -> tuple[str, ...]:
+        """The living seeds whose own loss or gradient was not finite."""
+        return tuple(name for name, each in self.plants.items() if each.seed.failed and each.seed.stage in LIVE)
+
     def learn_isolated(self, plant: Plant, batch: Any, before: generators.State) -> None:
         """One isolated update; a loss or gradient that is not finite makes the seed fail."""
         seed, subject = plant.seed, self._subject
@@ -119,10 +123,6 @@ class Garden:
             return None
         norm = float(torch.nn.utils.get_total_norm(gradients))
         return norm if math.isfinite(norm) else None
-
-    def parameters(self, name: str) -> int:
-        """The number of parameters that a seed adds."""
-        return sum(each.numel() for each in self.plants[name].seed.kernel.parameters())
 
     def switched_off(self, name: str) -> AbstractContextManager[None]:
         """The host without the effect of a seed that is part of it."""

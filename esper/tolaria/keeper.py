@@ -8,10 +8,10 @@ from functools import partial
 
 from esper.errors import CorruptArtifact
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
+from esper.tamiyo.rules.checkpoints import expendable
 from esper.tolaria.archive import Archive
 from esper.tolaria.checkpoint import Loaded, Snapshot
 from esper.tolaria.journal import Journal
-from esper.tolaria.retention import expendable
 
 
 class Keeper:

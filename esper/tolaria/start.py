@@ -44,11 +44,13 @@ from esper.kasmina.sites import Site, find_sites, site_table
 from esper.log import open_log
 from esper.log.port import ASSETS, Log
 from esper.settings import Settings, Telemetry, log_url, settings_with
+from esper.tamiyo.remote import questions
+from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
+from esper.tamiyo.rules.decider import RULES, check_rules
 from esper.tamiyo.state import RunState, settings_of
+from esper.tolaria.answers import Answers
 from esper.tolaria.archive import Archive
-from esper.tolaria.boundary import Boundary
 from esper.tolaria.checkpoint import Loaded, snapshot
-from esper.tolaria.decisions import decider_for
 from esper.tolaria.digest import digest_tree
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
@@ -57,10 +59,10 @@ from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.meter import Meter
+from esper.tolaria.proposals import Proposals, answered_by
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.reopening import Writers, check_end
 from esper.tolaria.replay import Replay
-from esper.tolaria.retention import blend_starts
 from esper.tolaria.run import Run
 from esper.tolaria.subject import Loss, Stateful, Subject
 from esper.tolaria.trainer import Trainer
@@ -160,6 +162,7 @@ def resume(
         return Run(run_id, None, before)
     if before.status in ("failed", "cancelled"):
         raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
+    check_rules(before)
     strip(model)  # of what a former Run put into it
     notes = bench.check(before, inexact)
     settings = settings_of(before)
@@ -234,10 +237,13 @@ class Bench:
         sites = find_sites(self.subject.model, self.wanted, self.subject.optimizer)
         garden = Garden(self.subject, sites, gate, self.store, settings)
         inbox = Inbox(self.log, self.run_id)
-        decider = decider_for(self.run_id, events, inbox, settings.decision)
-        boundary = Boundary(self.subject, garden, gate, self.store, built_in(), decider, settings)
+        remote = settings.decision.where == "remote"
+        names = frozenset(site.name for site in sites)
+        proposals = Proposals(inbox, self.run_id, answered_by(events), names, settings.decision) if remote else None
+        asked = questions(self.run_id, events, settings.decision.lag) if remote else None
+        answers = Answers(self.subject, garden, gate, self.store, built_in(), inbox, proposals)
         keeper = Keeper(archive, journal, settings.checkpoint.keep)
-        return Trainer(self.subject, garden, boundary, journal, inbox, keeper, settings, replay, _costs)
+        return Trainer(self.subject, garden, answers, journal, inbox, keeper, settings, replay, _costs, asked)
 
 
 def _begin(
@@ -253,7 +259,7 @@ def _begin(
         journal = undo.enter_context(closing(Journal(writers, writer, RunState(bench.run_id), settings.log)))
         archive = undo.enter_context(closing(Archive(bench.store, bench.run_id)))
         trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, Replay((), 0), archive)))
-        archive.take(snapshot(0, 0, ("start",), trainer.tree(), trainer.cursor_tree()))
+        archive.take(snapshot(0, 0, (START,), trainer.tree(), trainer.cursor_tree()))
         ((_, written, _),) = archive.finished(wait=True)
         transaction = journal.transaction()
         for blueprint in bench.unregistered():
@@ -271,10 +277,11 @@ def _begin(
                 data=data,
                 environment=environment(bench.subject.model),
                 parameters_digest=digest_tree(bench.subject.tensors()).digest,
+                rules=RULES,
             )
         )
         transaction.add(
-            CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason="start", size=written.size)
+            CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason=START, size=written.size)
         )
         journal.commit(transaction)
         trainer.meter = bench.meter(trainer, settings.telemetry)
@@ -306,7 +313,7 @@ def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[s
         trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive, events)))
         trainer.load(checkpoint)
         _check_loaded(trainer, checkpoint)
-        damaged = tuple(f"the checkpoint of step {each.step} is damaged and was passed over" for each in corrupt)
+        damaged = tuple(damaged_note(each.step) for each in corrupt)
         transaction = journal.transaction()
         transaction.add(
             RunResumed(

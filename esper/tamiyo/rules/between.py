@@ -1,0 +1,141 @@
+"""What may stand on the log between two transactions that the rules decide: where a crash, a person or the disk's speed
+has put it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from esper.events import Event, runs
+from esper.tamiyo.rules import checkpoints, decider
+from esper.tamiyo.rules.decider import Wish
+from esper.tamiyo.state import RunState, settings_of
+
+
+class Objection(NamedTuple):
+    """What is wrong with an event, and by which rule."""
+
+    rule: str
+    what: str
+
+
+class Between:
+    """What a run has had so far that its state does not keep. ``objections`` comes before an event is folded, ``note``
+    after the transactions that the rules decide."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []  # of boundaries and rollbacks
+        self._ends: list[int] = []  # the sequence numbers of their last events
+        self._changes: dict[int, list[str]] = {}  # by step, why a checkpoint was due beside the setting's interval
+        self._due: list[int] = [0]  # the steps of committed checkpoints that were due
+        self._damaged: set[int] = set()  # passed over at the resume that came last
+        self._reopened = 0
+        self._wish: Wish | None = None
+
+    def note(self, state: RunState, contents: Sequence[object], wish: Wish | None) -> None:
+        """A boundary or a rollback with these events; ``state`` has them all, and a command wants ``wish``."""
+        self._steps.append(state.step)
+        self._ends.append(state.sequence)
+        changes = checkpoints.changes(contents)
+        if changes:
+            self._changes[state.step] = changes
+        self._wish = wish
+
+    def objections(self, state: RunState, event: Event) -> Iterator[Objection]:
+        """What speaks against ``event`` after ``state``."""
+        content = event.content
+        match content:
+            case runs.BoundaryReached() | runs.RolledBack() | runs.RunFailed() | runs.RunCompleted():
+                yield from self._obeyed()
+                yield from _in_time(state, content)
+            case runs.RunPaused():
+                yield from self._pause(state, content)
+                self._wish = None
+            case runs.RunResumed():
+                self._wish = None
+                self._reopened += content.reopened
+                yield from self._resumption(state, content)
+            case runs.CheckpointCommitted():
+                yield from self._committed(state, content)
+            case runs.CheckpointRetired():
+                yield from self._retired(state, content)
+
+    def _obeyed(self) -> Iterator[Objection]:
+        if self._wish == "pause":
+            yield Objection("a pause that was accepted", "the run goes on, though a command to pause it was accepted")
+            self._wish = None
+
+    def _pause(self, state: RunState, event: runs.RunPaused) -> Iterator[Objection]:
+        rule = "a pause is asked for by a command or by Ctrl-C"
+        by_command = self._wish == "pause"
+        if event.reason != (decider.PAUSED_BY_COMMAND if by_command else decider.INTERRUPTED):
+            asked = "a command asked for it" if by_command else "no command asked for it"
+            yield Objection(rule, f"its reason is {event.reason!r}, but {asked}")
+        if by_command and event.step != state.step:
+            yield Objection(rule, f"it is of step {event.step}, the command was accepted at step {state.step}")
+        if event.step not in {each.step for each in state.checkpoints}:
+            yield Objection("a pause has its checkpoint", f"there is no checkpoint of step {event.step}")
+
+    def _resumption(self, state: RunState, event: runs.RunResumed) -> Iterator[Objection]:
+        rule = "a resume begins at the newest checkpoint that is whole"
+        steps = {each.step for each in state.checkpoints}
+        self._damaged = {step for step in steps if checkpoints.damaged_note(step) in event.notes}
+        if event.checkpoint not in steps:
+            yield Objection(rule, f"it begins at step {event.checkpoint}, of which there is no checkpoint")
+        elif event.checkpoint != max(steps) and not self._damaged:
+            yield Objection(rule, f"it begins at step {event.checkpoint}, but the newest checkpoint is of {max(steps)}")
+
+    def _committed(self, state: RunState, event: runs.CheckpointCommitted) -> Iterator[Objection]:
+        step, last = event.step, self._due[bisect_left(self._due, event.step) - 1] if event.step else 0
+        wanted = list(self._changes.get(step, ()))
+        if step - last >= settings_of(state).checkpoint.steps:
+            wanted.append(checkpoints.STEPS)
+        if event.reason not in _free(step) and event.reason != ",".join(wanted):
+            why = f"due for {', '.join(wanted)}" if wanted else "not due"
+            yield Objection(
+                "when a checkpoint is due", f"its reason is {event.reason!r}, but at step {step} it was {why}"
+            )
+        place = bisect_right(self._steps, step)
+        least = self._ends[place - 1] - self._reopened if place else 0
+        if not least <= event.sequence <= state.sequence:
+            yield Objection(
+                "what a checkpoint includes",
+                f"it includes the run up to event {event.sequence}, but step {step} ended with event {least} at least",
+            )
+        if event.reason != checkpoints.PAUSE and step not in self._due[bisect_left(self._due, step) :]:
+            self._due.insert(bisect_right(self._due, step), step)
+
+    def _retired(self, state: RunState, event: runs.CheckpointRetired) -> Iterator[Objection]:
+        rule = "a checkpoint is retired when no recovery can need it"
+        known = {(each.step, each.manifest) for each in state.checkpoints}
+        gone = checkpoints.expendable(state, settings_of(state).checkpoint.keep, checkpoints.newest_due(state))
+        if (event.step, event.manifest) not in known:
+            yield Objection(rule, f"there is no checkpoint {event.manifest[:12]} of step {event.step}")
+        elif event.step not in self._damaged and (event.step, event.manifest) not in {
+            (each.step, each.manifest) for each in gone
+        }:
+            yield Objection(rule, f"the checkpoint of step {event.step} is still needed")
+
+
+def _free(step: int) -> tuple[str, ...]:
+    """The reasons for which one may be taken at ``step`` whatever else happened there."""
+    return (checkpoints.START,) if step == 0 else (checkpoints.EPOCH, checkpoints.PAUSE)
+
+
+def _in_time(
+    state: RunState, event: runs.BoundaryReached | runs.RolledBack | runs.RunFailed | runs.RunCompleted
+) -> Iterator[Objection]:
+    every = settings_of(state).boundary.steps
+    due = decider.boundary_due(state.step, event.step, every)
+    rule = f"a boundary comes every {every} steps"
+    if isinstance(event, runs.RunCompleted):
+        if event.step < state.step:
+            yield Objection(rule, f"an end at step {event.step}, after step {state.step}")
+        elif due:
+            yield Objection(rule, f"an end at step {event.step}, without the boundary that was due after {state.step}")
+    elif event.step <= state.step:
+        what = "a boundary" if isinstance(event, runs.BoundaryReached) else "a loss that is not finite"
+        yield Objection(rule, f"{what} at step {event.step}, after step {state.step}")
+    elif isinstance(event, runs.BoundaryReached) and not due:
+        yield Objection(rule, f"a boundary at step {event.step}, when none was due since step {state.step}")
