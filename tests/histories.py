@@ -15,8 +15,8 @@ from esper.kasmina import verdict
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.settings import Settings, settings_from
 from esper.tamiyo.fold import apply
-from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.observation import digest, observe
+from esper.tamiyo.policies import newest
 from esper.tamiyo.policy import Decision, Policy
 from esper.tamiyo.state import RunState, SeedState
 
@@ -123,9 +123,9 @@ class History:
         )
 
     def decide(self, policy: Policy | None = None) -> Decision:
-        """Ask the policy and log what it said."""
-        policy = policy or Heuristic()
-        seen = observe(self.state)
+        """Ask the policy, by default the run's, and log what it said."""
+        policy = policy or newest(self.settings.policy.name)
+        seen = observe(self.state, policy.observation)
         made = policy.decide(seen)
         fields = {name: getattr(made, name) for name in made.__dataclass_fields__ if name != "score"}
         step = self.state.step

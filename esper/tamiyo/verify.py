@@ -20,7 +20,7 @@ from esper.kasmina.stages import IllegalMove, Stage
 from esper.kasmina.verdict import recheck, z_value
 from esper.tamiyo.fold import apply
 from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.policies import POLICIES
+from esper.tamiyo.policies import known
 from esper.tamiyo.remote import Questions
 from esper.tamiyo.state import RunState, SeedState, settings_of
 
@@ -110,13 +110,14 @@ def _decision(
         return
     if not event.decision.startswith(f"{seen.step}/"):
         yield f"decision {event.decision} is not named after step {seen.step}"
-    observation = observe(seen)
-    counts["observations"] += 1
-    yield from _differs("observation", event.observation, digest(observation))
-    policy = POLICIES.get((event.policy, event.version))
+    yield from _differs("policy", event.policy, settings_of(state).policy.name)
+    policy = known(event.policy, event.version)
     if policy is None:
         counts["unknown_policy"] += 1
         return
+    observation = observe(seen, policy.observation)
+    counts["observations"] += 1
+    yield from _differs("observation", event.observation, digest(observation))
     counts["decisions"] += 1
     decision = policy.decide(observation)
     for name in ("action", "site", "blueprint", "seed", "propensity", "alternatives", "reason"):

@@ -12,8 +12,9 @@ from uuid import UUID
 from esper.events import Event
 from esper.events.runs import DecisionMade, DecisionRejected
 from esper.settings import Decision as DecisionSettings
-from esper.tamiyo.heuristic import Heuristic
-from esper.tamiyo.observation import Observation, digest, observe
+from esper.settings import Settings
+from esper.tamiyo.observation import digest, observe
+from esper.tamiyo.policies import newest
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.remote import LONGEST_ISSUER, Objection, Questions, objection, questions
 from esper.tamiyo.state import RunState
@@ -45,7 +46,7 @@ class Local:
 
     def decide(self, tx: Transaction, step: int) -> DecisionMade | None:
         began = time.perf_counter()
-        seen = observe(tx.state)
+        seen = observe(tx.state, self._policy.observation)
         made = self._policy.decide(seen)
         seconds = time.perf_counter() - began
         decision = DecisionMade(
@@ -93,15 +94,14 @@ class Remote:
         taken: DecisionMade | None = None
         settled = False
         if due is not None:
-            seen = observe(due)
             began = time.monotonic()
-            taken, settled = self._judge(tx, step, seen, 0.0)
+            taken, settled = self._judge(tx, step, due, 0.0)
             while not settled and self._waits():
                 arrived = self._inbox.proposal(began + self._settings.wait - time.monotonic())
                 if arrived is None:
                     break
                 self._hold(arrived)
-                taken, settled = self._judge(tx, step, seen, time.monotonic() - began)
+                taken, settled = self._judge(tx, step, due, time.monotonic() - began)
             self._count(tx, step, due.step, settled)
             self._committed.pop(due.step, None)
         self._turn_away(tx, step, due.step if due is not None else 0, settled)
@@ -120,13 +120,13 @@ class Remote:
     def _waits(self) -> bool:
         return self._missed < self._settings.misses or self._heard
 
-    def _judge(self, tx: Transaction, step: int, seen: Observation, waited: float) -> tuple[DecisionMade | None, bool]:
-        """Answer what was proposed about the boundary at ``seen.step``, until one settles it: because it is taken, or
+    def _judge(self, tx: Transaction, step: int, due: RunState, waited: float) -> tuple[DecisionMade | None, bool]:
+        """Answer what was proposed about the boundary at ``due.step``, until one settles it: because it is taken, or
         is as it should be but the run has outgrown it."""
-        for proposal in [each for each in self._held.values() if each.content.step == seen.step]:
+        for proposal in [each for each in self._held.values() if each.content.step == due.step]:
             content = proposal.content
             wrong = proposal.forged()
-            objected = objection(content, seen, tx.state) if wrong is None else Objection("invalid", wrong)
+            objected = objection(content, due, tx.state) if wrong is None else Objection("invalid", wrong)
             if objected is None:
                 return self._take(tx, step, proposal, waited), True
             self._reject(tx, step, proposal, *objected)
@@ -207,11 +207,13 @@ class Remote:
                 self._reject(tx, step, proposal, "invalid", f"step {about} is no boundary that the run has reached")
 
 
-def decider_for(run_id: str, events: Sequence[Event], inbox: Inbox, settings: DecisionSettings) -> Decider:
-    """Who decides in a run that has had these events, from its first one on."""
-    if settings.where == "local":
-        return Local(Heuristic())
-    return Remote(inbox, questions(run_id, events, settings.lag), answered_by(events), settings)
+def decider_for(run_id: str, events: Sequence[Event], inbox: Inbox, settings: Settings) -> Decider:
+    """Who decides in a run that has had these events, from its first one on. Raises UsageError when its policy is
+    not known."""
+    policy, decision = newest(settings.policy.name), settings.decision
+    if decision.where == "local":
+        return Local(policy)
+    return Remote(inbox, questions(run_id, events, decision.lag), answered_by(events), decision)
 
 
 def answered_by(events: Iterable[Event]) -> set[UUID]:
