@@ -16,8 +16,8 @@ Thing = TypeVar("Thing")
 
 
 def found(package: str, group: str) -> tuple[ModuleType, ...]:
-    """Every module of ``package``, then every module that an entry point of ``group`` names, each in the order of
-    their names. Raises UsageError for an entry point that cannot be loaded."""
+    """Every module of ``package``, then every one that an entry point of ``group`` names, in the order of their names.
+    Raises UsageError for an entry point that cannot be loaded."""
     path = importlib.import_module(package).__path__
     names = sorted(module.name for module in pkgutil.iter_modules(path, f"{package}."))
     modules = [importlib.import_module(name) for name in names]
@@ -25,10 +25,7 @@ def found(package: str, group: str) -> tuple[ModuleType, ...]:
         try:
             modules.append(point.load())
         except (ImportError, AttributeError) as error:
-            of = point.dist.name if point.dist is not None else "an installed package"
-            raise UsageError(
-                f"{of}: its {group} {point.value} cannot be loaded: {error}; mend or uninstall it"
-            ) from error
+            raise UsageError(f"entry point {point.name} = {point.value} of {group} does not load: {error}") from error
     return tuple(modules)
 
 
@@ -37,5 +34,5 @@ def unique(things: Iterable[Thing], key: Callable[[Thing], Key], what: str) -> d
     by_key: dict[Key, Thing] = {}
     for thing in things:
         if by_key.setdefault(key(thing), thing) is not thing:
-            raise UsageError(f"there are two {what} called {key(thing)}: {by_key[key(thing)]} and {thing}; rename one")
+            raise UsageError(f"two {what} are called {key(thing)}: {by_key[key(thing)]} and {thing}; rename one")
     return by_key

@@ -21,8 +21,8 @@ from esper.events.codec import canonical_json
 from esper.kasmina.stages import Stage
 from esper.nissa.metrics import serving
 from esper.settings import settings_from
-from esper.tamiyo.policies import newest
 from esper.tamiyo.fold import fold
+from esper.tamiyo.policies import newest
 from esper.tamiyo.state import RunState
 from esper.tasks import TASKS, load_task
 
