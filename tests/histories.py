@@ -14,8 +14,8 @@ from esper.events.ids import run_event_id, signal_id
 from esper.kasmina.stages import IN_THE_HOST
 from esper.settings import Settings, settings_from
 from esper.tamiyo.fold import apply
-from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.observation import digest, observe
+from esper.tamiyo.policies import newest
 from esper.tamiyo.policy import Decision, Policy
 from esper.tamiyo.remote import Questions, proposals
 from esper.tamiyo.rules import checkpoints, decider, script
@@ -154,9 +154,9 @@ class History:
         return self.add(self.arrival(step, loss, **more))
 
     def decide(self, policy: Policy | None = None) -> Decision:
-        """Ask the policy and log what it said."""
-        policy = policy or Heuristic()
-        seen = observe(self.state)
+        """Ask the policy, by default the run's, and log what it said."""
+        policy = policy or newest(self.settings.policy.name)
+        seen = observe(self.state, policy.observation)
         made = policy.decide(seen)
         fields = {name: getattr(made, name) for name in made.__dataclass_fields__ if name != "score"}
         step = self.state.step
@@ -414,8 +414,8 @@ class Simulation:
                 return script.NotCompiled("too large") if rng.random() < 0.15 else script.Compiled(f"kernel of {seed}")
             case script.NextCommand():
                 return self._commands.pop(0) if self._commands else None
-            case script.PolicyNamed():
-                return Heuristic()
+            case script.PolicyNamed(name):
+                return newest(name)
             case script.NextProposal(about):
                 return self._offer(lambda offer: offer.about == about and rng.random() < 0.9)
             case script.LeftProposal(to_come):

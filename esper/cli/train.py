@@ -22,6 +22,7 @@ from esper.kasmina.stages import Stage
 from esper.nissa.metrics import serving
 from esper.settings import settings_from
 from esper.tamiyo.fold import fold
+from esper.tamiyo.policies import newest
 from esper.tamiyo.state import RunState
 from esper.tasks import TASKS, load_task
 
@@ -72,7 +73,7 @@ def train(
         raise UsageError("--epochs and --steps both say when to end; give one of them")
     if decisions is not None:
         assignments += (f"decision.where={decisions}",)
-    settings_from(assignments)  # a wrong option is found before the data is read
+    newest(settings_from(assignments).policy.name)  # a wrong option is found before the data is read
     if task_name in TASKS:  # another name is refused at once
         check_answers(place)
     task = load_task(task_name)

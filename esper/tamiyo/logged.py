@@ -10,8 +10,8 @@ from uuid import UUID
 
 from esper.events import Event, runs
 from esper.kasmina.stages import Stage
-from esper.tamiyo.heuristic import Heuristic
-from esper.tamiyo.policies import POLICIES
+from esper.tamiyo.observation import OBSERVATIONS
+from esper.tamiyo.policies import known
 from esper.tamiyo.policy import Decision, Policy
 from esper.tamiyo.remote import Objection, Questions, proposed
 from esper.tamiyo.rules import script
@@ -117,20 +117,20 @@ class Logged:
     def _policy(self) -> Policy:
         content = self._next
         if not isinstance(content, runs.DecisionMade):
-            return Heuristic()
-        return self._known(content) or _Unknown(content)
+            raise NotOnTheLog("a decision is made at every boundary", f"{_told(content)}, where a decision had to come")
+        return self._policy_of(content)
 
-    def _known(self, made: runs.DecisionMade) -> Policy | None:
-        policy = POLICIES.get((made.policy, made.version))
+    def _policy_of(self, made: runs.DecisionMade) -> Policy:
+        policy = known(made.policy, made.version)
         self.unknown = policy is None
-        return policy
+        return policy or _Unknown(made)
 
     def _proposal(self, about: int) -> script.Offer | None:
         content = self._next
         if isinstance(content, runs.DecisionMade) and content.issuer is not None:
             due = self._asked.due() if self._asked is not None else None
             assert due is not None
-            policy = self._known(content) or _Unknown(content)
+            policy = self._policy_of(content)
             made = replace(proposed(due, policy), issuer=content.issuer)
             return script.Offer(self._cause(), about, content.issuer, content.site, made, known=not self.unknown)
         if (
@@ -171,6 +171,7 @@ class _Unknown:
 
     def __init__(self, made: runs.DecisionMade) -> None:
         self.name, self.version = made.policy, made.version
+        self.observation = min(OBSERVATIONS)  # which one it took is unknown too
         self._made = made
 
     def decide(self, observation: object) -> Decision:

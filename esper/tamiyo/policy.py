@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from esper.events.runs import Alternative
 from esper.tamiyo.observation import Observation
@@ -29,12 +29,17 @@ class Decision:
 
 
 class Policy(Protocol):
-    """Decides at every boundary; all randomness comes from the observation's seed and step."""
+    """Decides at every boundary; all randomness comes from the observation's seed and step.
+
+    ``version`` is a whole number in digits; what a version decides never changes. ``observation`` is the version of
+    what it sees, which ``decide`` is given.
+    """
 
     name: str
     version: str
+    observation: int
 
-    def decide(self, observation: Observation) -> Decision: ...
+    def decide(self, observation: Any) -> Decision: ...
 
 
 class Choice(NamedTuple):

@@ -19,6 +19,7 @@ from esper.events.ids import run_event_id
 from esper.kasmina.stages import IllegalMove, Stage
 from esper.tamiyo.fold import apply
 from esper.tamiyo.logged import POLICYS_OWN, Logged, NotOnTheLog
+from esper.tamiyo.policies import registered
 from esper.tamiyo.remote import Questions
 from esper.tamiyo.rules import decider
 from esper.tamiyo.rules.between import Between
@@ -173,10 +174,17 @@ class _Verification:
             self.find(put.rule, what)
         if put.causes and event.envelope.causes != put.causes:
             self.find(put.rule, f"it was caused by {_listed(event.envelope.causes)}, not by {_listed(put.causes)}")
+        if answers.unknown:
+            self._unknown(event.content)
         self._count(event.content, answers.unknown)
         answers.unknown = False
         self._fold(events.popleft())
         return self.state
+
+    def _unknown(self, made: Any) -> None:
+        there = ", ".join(f"{name} {version}" for name, version in registered())
+        what = f"policy {made.policy} {made.version} is not known here, so its decision cannot be made again"
+        self.find("a policy's decision can be made again", f"{what}; known: {there}; verify where it is installed")
 
     def _uncalled(self, events: deque[Event]) -> None:
         """Events that no rule has put."""

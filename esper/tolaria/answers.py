@@ -19,7 +19,7 @@ from esper.events.ids import kernel_seed
 from esper.events.runs import DecisionMade
 from esper.kasmina.gate import GateData, evaluate
 from esper.kasmina.isolation import gate_gain
-from esper.tamiyo.heuristic import Heuristic
+from esper.tamiyo.policies import newest
 from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import Put, Question, Script, Step, Tell
 from esper.tezzeret.birth import compile_kernel
@@ -98,8 +98,8 @@ class Answers:
                 return self._change(seed, fold)
             case script.Quantile(z):
                 return z
-            case script.PolicyNamed():
-                return Heuristic()
+            case script.PolicyNamed(name):
+                return newest(name)
             case script.NextProposal(about):
                 return self._proposals.about(about) if self._proposals is not None else None
             case script.LeftProposal(to_come):

@@ -44,6 +44,7 @@ from esper.kasmina.sites import Site, find_sites, site_table
 from esper.log import open_log
 from esper.log.port import ASSETS, Log
 from esper.settings import Settings, Telemetry, log_url, settings_with
+from esper.tamiyo.policies import newest
 from esper.tamiyo.remote import questions
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
 from esper.tamiyo.rules.decider import RULES, check_rules
@@ -166,6 +167,7 @@ def resume(
     strip(model)  # of what a former Run put into it
     notes = bench.check(before, inexact)
     settings = settings_of(before)
+    newest(settings.policy.name)  # is there, before a trainer that has it is fenced
     gate = _read_gate(gate_data, settings)
     if _describe_gate(gate) != before.gate:
         raise DataMismatch(f"gate_data is not what run {run_id} began with; give the same examples in the same order")
@@ -386,7 +388,9 @@ def _describe_gate(gate: GateData | None) -> GateDescription | None:
 
 
 def _settings(given: Settings | Mapping[str, Any] | None) -> Settings:
-    return given if isinstance(given, Settings) else settings_with(given or {})
+    settings = given if isinstance(given, Settings) else settings_with(given or {})
+    newest(settings.policy.name)  # there is one
+    return settings
 
 
 def _checked_run_id(run_id: str) -> str:

@@ -63,7 +63,7 @@ def test_every_prefix_folds_and_can_be_observed(history: History) -> None:
     for number, event in enumerate(history.events, start=1):
         state = apply(state, event)
         assert state.sequence == number
-        observe(state)
+        observe(state, 1)
 
 
 @some
@@ -83,7 +83,7 @@ def test_events_fold_alike_after_a_round_trip_through_avro(history: History) -> 
     read = [decode(schema_of(kind), encode(event)) for kind, event in zip(kinds, history.events, strict=True)]
     state = fold(RunState(RUN), read)
     assert state.digest_of_state() == history.state.digest_of_state()
-    assert digest(observe(state)) == digest(observe(history.state))
+    assert digest(observe(state, 1)) == digest(observe(history.state, 1))
 
 
 @some
@@ -166,7 +166,7 @@ from tests.histories import simulate
 from esper.tamiyo.observation import digest, observe
 for seed in range(5):
     state = simulate(random.Random(seed), 30).state
-    print(state.digest_of_state(), digest(observe(state)))
+    print(state.digest_of_state(), digest(observe(state, 1)))
 """
 
 
@@ -182,6 +182,6 @@ def test_digests_are_equal_in_every_process() -> None:
 
 
 def test_reading_a_run_imports_no_torch() -> None:
-    modules = "fold, sites, observation, policy, heuristic, verify, why"
+    modules = "fold, sites, observation, policy, policies, verify, why"
     code = f"import sys; from esper.tamiyo import {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

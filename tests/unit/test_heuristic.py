@@ -9,15 +9,16 @@ import pytest
 
 from esper.events import runs
 from esper.tamiyo.anomaly import alarm
-from esper.tamiyo.heuristic import Heuristic
-from esper.tamiyo.observation import Observation, digest, observe
+from esper.tamiyo.observation import digest, observe
+from esper.tamiyo.observation_v1 import Observation
+from esper.tamiyo.policies.heuristic import Heuristic
 from esper.tamiyo.policy import Decision, drawn, propensities
 from esper.tamiyo.random import uniform
 from tests.histories import BLUEPRINTS, History, health, table
 
 
 def seen(history: History) -> Observation:
-    return observe(history.state)
+    return observe(history.state, 1)
 
 
 def decide(history: History) -> Decision:

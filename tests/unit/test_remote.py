@@ -16,10 +16,11 @@ from esper.events.runs import DecisionMade, DecisionRejected
 from esper.tamiyo.fold import apply
 from esper.tamiyo.observation import digest, observe
 from esper.tamiyo.remote import Objection, objection, proposals, questions, signal_of
+from esper.tamiyo.rules.decisions import ANSWERS
 from esper.tamiyo.state import RunState
 from esper.tamiyo.verify import verify
 from esper.tamiyo.why import explain, render
-from esper.tolaria.decisions import ANSWERS, answered_by
+from esper.tolaria.proposals import answered_by
 from tests.deciding import Play
 from tests.histories import BLUEPRINTS, RUN, History, changed, find, simulate
 
@@ -44,7 +45,7 @@ def test_a_proposal_is_what_the_policy_decides_on_the_run_as_it_reached_the_boun
     play = Play()
     proposal = play.reach(10)
     assert (proposal.step, proposal.nonce, proposal.issuer) == (10, "10", "tamiyo/heuristic/1")
-    assert proposal.observation == digest(observe(play.state))
+    assert proposal.observation == digest(observe(play.state, 1))
     assert (proposal.action, proposal.site, proposal.seed) == ("germinate", "a", "a#1")
 
 
@@ -206,7 +207,7 @@ def test_what_is_answered_on_the_log_is_not_answered_again_after_a_resume() -> N
     third = play.at(30)  # a miss
     resumed = Play(answered=answered_by(play.history.events))
     resumed.history = play.history
-    resumed.rule._asked = questions(RUN, play.history.events, 1)
+    resumed.asked = questions(RUN, play.history.events, 1)
     resumed.mail.put(first, second, third)
     resumed.reach(40)
     assert told(resumed.answers()) == [("30/1", "made"), ("20/1", "late")]
@@ -214,8 +215,8 @@ def test_what_is_answered_on_the_log_is_not_answered_again_after_a_resume() -> N
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another observation": ({"observation": "00" * 32}, "but boundary 10 gives"),
-    "an unknown policy": ({"policy": "oracle"}, "policy oracle 1 is not known here; known: heuristic 1"),
-    "an unknown version": ({"version": "2"}, "policy heuristic 2 is not known here"),
+    "an unknown policy": ({"policy": "oracle"}, "it is by policy oracle, but the run's is heuristic (policy.name)"),
+    "an unknown version": ({"version": "2"}, "version 2 of policy heuristic is not known here; known: 1"),
     "an unknown site": ({"site": "z"}, "at boundary 10"),
     "an unknown blueprint": ({"blueprint": "monster@1"}, "germinate monster@1 a was not allowed"),
     "a blueprint that does not fit": ({"blueprint": BLUEPRINTS[2]}, "was not allowed at boundary 10"),
@@ -249,7 +250,7 @@ def test_a_proposal_that_is_not_one_is_rejected_with_the_reason(wrong: str) -> N
 def test_forged_alternatives_are_found() -> None:
     play = Play()
     proposal = play.reach(10)
-    seen = observe(play.state)
+    due = play.state
     first, *others = proposal.alternatives
     for alternatives, said in [
         ((first, first, *others), "listed twice"),
@@ -260,22 +261,22 @@ def test_forged_alternatives_are_found() -> None:
         ((replace(first, propensity=1.0), *others), "add up to"),
         ((first,) * 10_001, "more than 10000"),
     ]:
-        found = objection(replace(proposal, alternatives=alternatives), seen, play.state)
+        found = objection(replace(proposal, alternatives=alternatives), due, play.state)
         assert found is not None
         assert found.reason == "invalid"
         assert said in found.detail
-    assert objection(proposal, seen, play.state) is None
+    assert objection(proposal, due, play.state) is None
 
 
 def test_a_germination_is_stale_when_the_rules_forbid_it_by_now() -> None:
     play = Play("policy.seeds=1", "policy.exploration=0")
     proposal = play.reach(10)
-    seen = observe(play.state)
+    due = play.state
     play.history.germinate("b")
     pending = Objection("stale", "seed b#1 was decided meanwhile and waits to be born")
-    assert objection(proposal, seen, play.state) == pending
+    assert objection(proposal, due, play.state) == pending
     play.history.born(10)
-    found = objection(proposal, seen, play.state)
+    found = objection(proposal, due, play.state)
     assert found is not None
     assert found.detail.startswith("the run's rules no longer allow a seed of")
 
@@ -283,10 +284,10 @@ def test_a_germination_is_stale_when_the_rules_forbid_it_by_now() -> None:
 def test_a_seed_has_the_name_that_is_next_or_none() -> None:
     play = Play("policy.exploration=0", "policy.embargo=1")
     proposal = play.reach(10)
-    seen = observe(play.state)
+    due = play.state
     play.history.move(play.history.grown("a", 10), "CULLED", 10)
     play.history.boundary(20)
-    assert objection(proposal, seen, play.state) == Objection("stale", "the next seed at a is a#2 by now")
+    assert objection(proposal, due, play.state) == Objection("stale", "the next seed at a is a#2 by now")
 
 
 def test_misses_count_in_a_row_only() -> None:

@@ -15,7 +15,7 @@ from esper.tamiyo.rules.script import (
     Script,
     put,
 )
-from esper.tamiyo.state import RunState
+from esper.tamiyo.state import RunState, settings_of
 
 ANSWERS = 100  # proposals rejected at a boundary, at most; what is left has its turn at the next
 
@@ -31,8 +31,8 @@ def decide(state: RunState, asked: Questions | None) -> Script[RunState]:
 
 def _locally(state: RunState) -> Script[tuple[RunState, DecisionMade]]:
     """The policy sees the run with all that its boundary has brought."""
-    policy: Policy = yield PolicyNamed("heuristic")
-    seen = observe(state)
+    policy: Policy = yield PolicyNamed(settings_of(state).policy.name)
+    seen = observe(state, policy.observation)
     made = policy.decide(seen)
     decision = DecisionMade(
         decision=f"{state.step}/1",
@@ -102,7 +102,7 @@ def _refusal(offer: Offer, due: RunState, now: RunState) -> Objection | None:
         return Objection("invalid", offer.forged)
     if offer.content is None or not offer.known:
         return offer.refused
-    return objection(offer.content, observe(due), now)
+    return objection(offer.content, due, now)
 
 
 def _taken(offer: Offer, step: int) -> DecisionMade:
