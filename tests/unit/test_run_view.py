@@ -14,7 +14,7 @@ from esper.events import Event, runs
 from esper.log.port import RUNS, Entry, Position
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import MEASUREMENTS, RunState
-from esper.tamiyo.view import LARGEST, LIKELIEST, RunView, materialised, short, unpacked
+from esper.tamiyo.view import LARGEST, LIKELIEST, RunView, materialised, packed, same, short, unpacked
 from tests.histories import RUN, History, simulate, table
 from tests.records import record_of_event
 
@@ -47,6 +47,19 @@ def test_each_piece_carries_the_state_s_digest_at_its_event(seed):
             if value is not None:
                 assert piece is not None
                 assert (piece["sequence"], piece["digest"]) == (state.sequence, state.digest_of_state())
+
+
+def test_a_piece_that_an_older_fold_made_is_compared_without_its_digest() -> None:
+    _, kept = materialised(RUN, iter(entries(simulate(random.Random(1), 5).events)))
+    for value in kept.values():
+        piece = json.loads(value)
+        older = {name: piece[name] for name in ("sequence", "state")} | {"digest": "another"}
+        assert same(packed(older), value)
+        assert not same(packed(older | {"fold": piece["fold"]}), value)
+        assert not same(packed(older | {"sequence": piece["sequence"] + 1}), value)
+        assert not same(packed(older | {"state": {}}), value)
+    assert same(None, None)
+    assert not same(None, packed(piece))
 
 
 @pytest.mark.parametrize("seed", range(5))
