@@ -49,7 +49,7 @@ from esper.tolaria.archive import Archive
 from esper.tolaria.boundary import Boundary
 from esper.tolaria.checkpoint import Loaded, snapshot
 from esper.tolaria.decisions import decider_for
-from esper.tolaria.digest import digest_tree
+from esper.tolaria.digest import ALGORITHMS, STATE_DIGESTS, digest_tree
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
 from esper.tolaria.history import History, begun, further, recent, whole
@@ -160,6 +160,11 @@ def resume(
         return Run(run_id, None, before)
     if before.status in ("failed", "cancelled"):
         raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
+    if before.state_digests not in ALGORITHMS:
+        raise RunUnusable(
+            f"run {run_id} digests its state by {before.state_digests!r}; this version of Esper knows "
+            f"{' and '.join(ALGORITHMS)} alone; update esper-training"
+        )
     strip(model)  # of what a former Run put into it
     notes = bench.check(before, inexact)
     settings = settings_of(before)
@@ -271,6 +276,7 @@ def _begin(
                 data=data,
                 environment=environment(bench.subject.model),
                 parameters_digest=digest_tree(bench.subject.tensors()).digest,
+                state_digests=STATE_DIGESTS,
             )
         )
         transaction.add(
