@@ -2,7 +2,7 @@
 it, against the 50 training steps between two boundaries. Adam, batch 64, one thread.
 
 Steps are a run's own, with telemetry, all seeds dormant and no boundary among them. Digests come after blocks of steps,
-so that they find the caches as at a boundary, once every generator has been drawn from. SHA-256's is of the same tree.
+so that they find the caches as at a boundary, once every generator has been drawn from. SHA-256 gets the same tree.
 """
 
 from __future__ import annotations
