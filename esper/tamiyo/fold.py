@@ -70,6 +70,7 @@ def _started(state: RunState, event: runs.RunStarted) -> None:
     state.model, state.optimizer, state.sites, state.gate = event.model, event.optimizer, event.sites, event.gate
     state.clip_norm, state.rules = event.clip_norm, event.rules
     state.environment, state.parameters_digest = event.environment, event.parameters_digest
+    state.state_digests = event.state_digests
 
 
 def _resumed(state: RunState, event: runs.RunResumed) -> None:

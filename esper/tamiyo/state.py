@@ -107,6 +107,7 @@ class RunState:
     environment: Environment | None = None
     sites: SiteTable | None = None
     parameters_digest: str = ""
+    state_digests: str = "sha256"  # the algorithm of ``digest``
     step: int = 0
     epoch: int = 0
     digest: str = ""

@@ -52,7 +52,7 @@ from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.answers import Answers
 from esper.tolaria.archive import Archive
 from esper.tolaria.checkpoint import Loaded, snapshot
-from esper.tolaria.digest import digest_tree
+from esper.tolaria.digest import ALGORITHMS, STATE_DIGESTS, digest_tree
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
 from esper.tolaria.history import History, begun, further, recent, whole
@@ -164,6 +164,11 @@ def resume(
     if before.status in ("failed", "cancelled"):
         raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
     check_rules(before)
+    if before.state_digests not in ALGORITHMS:
+        raise RunUnusable(
+            f"run {run_id} digests its state by {before.state_digests!r}; this version of Esper knows "
+            f"{' and '.join(ALGORITHMS)} alone; update esper-training"
+        )
     strip(model)  # of what a former Run put into it
     notes = bench.check(before, inexact)
     settings = settings_of(before)
@@ -280,6 +285,7 @@ def _begin(
                 environment=environment(bench.subject.model),
                 parameters_digest=digest_tree(bench.subject.tensors()).digest,
                 rules=RULES,
+                state_digests=STATE_DIGESTS,
             )
         )
         transaction.add(

@@ -115,7 +115,7 @@ class Trainer:
             name: "untouched" if generators.same(now, self._first_generators.get(name)) else now
             for name, now in tree["generators"].items()
         }
-        return digest_tree(tree)
+        return digest_tree(tree, self.journal.state.state_digests)
 
     def cursor_tree(self) -> dict[str, Any]:
         """What a resume needs besides the state."""
