@@ -11,8 +11,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from esper.kasmina.stages import Stage
-from esper.nissa.anomaly import alarm
 from esper.settings import Settings
+from esper.tamiyo.anomaly import alarm
 from esper.tamiyo.sites import embargo_end, failures, next_seed_name
 from esper.tamiyo.state import RunState, settings_of
 

@@ -26,8 +26,8 @@ from esper.kasmina import verdict
 from esper.kasmina.gate import GateData, evaluate
 from esper.kasmina.isolation import gate_gain
 from esper.kasmina.stages import IN_THE_HOST, Stage
-from esper.nissa.anomaly import alarm
 from esper.settings import Settings
+from esper.tamiyo.anomaly import alarm
 from esper.tamiyo.state import RunState, SeedState
 from esper.tezzeret.birth import compile_kernel
 from esper.tolaria.decisions import Decider

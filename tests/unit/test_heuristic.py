@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from esper.events import runs
-from esper.nissa.anomaly import alarm
+from esper.tamiyo.anomaly import alarm
 from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.observation import Observation, digest, observe
 from esper.tamiyo.policy import Decision, drawn, propensities
