@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+from esper.backoff import Backoff
 from esper.errors import Fenced, LogError, LogRefused, RecordTooLarge, SequenceConflict, SequenceGap, WriterLost
 from esper.events import AssetContent, RunContent
 from esper.events.codec import decode
@@ -33,7 +33,6 @@ from esper.tolaria.reopening import NOTE, WRITER, Tail, Writers, renumbered
 logger = logging.getLogger("esper")
 CLOSING = 5.0  # seconds that a closing journal gives its last transactions
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to append
-_chance = random.Random()  # the process's own generators belong to the training
 FINAL = (Fenced, LogRefused, SequenceGap, SequenceConflict, RecordTooLarge)  # trying again cannot help
 
 
@@ -214,7 +213,7 @@ class Journal:
     def _append(self, transaction: Transaction) -> None:
         """Commit it, with as many attempts and writers as that takes while patience lasts."""
         deadline = time.monotonic() + self._settings.patience
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 self._attempt(transaction)
@@ -224,12 +223,12 @@ class Journal:
                 return
             except LogError as error:
                 self._trouble = str(error)
+                pause = backoff.pause()
                 if time.monotonic() + pause > deadline or self._closing.is_set():
                     self._failure = self._silence()
                     return
                 logger.debug("append failed, trying again: %s", error)
-                self._closing.wait(pause * _chance.uniform(0.5, 1.5))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                self._closing.wait(pause)
         if transaction.then is not None:
             transaction.then()
 
