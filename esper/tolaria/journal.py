@@ -157,7 +157,9 @@ class Journal:
             raise self._failure
 
     def close(self) -> None:
-        """Stop the thread, once what is queued is committed or a few seconds have passed."""
+        """Stop the thread, once what is queued is committed or a few seconds have passed; once is enough."""
+        if self._closing.is_set():
+            return
         deadline = time.monotonic() + CLOSING
         while self._queue.unfinished_tasks and self._failure is None and time.monotonic() < deadline:
             time.sleep(0.01)
