@@ -8,16 +8,13 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from esper.artifacts import open_store
-from esper.artifacts.port import ArtifactStore
 from esper.errors import (
     CorruptArtifact,
     DataMismatch,
@@ -25,10 +22,8 @@ from esper.errors import (
     RunExists,
     RunNotFound,
     RunUnusable,
-    Unsupported,
     UsageError,
 )
-from esper.events import Event
 from esper.events.codec import canonical_json
 from esper.events.runs import (
     CheckpointCommitted,
@@ -39,37 +34,25 @@ from esper.events.runs import (
     RunStarted,
 )
 from esper.kasmina.gate import GateData
-from esper.kasmina.seed import holds_seeds, strip
-from esper.kasmina.sites import Site, find_sites, site_table
-from esper.log import open_log
-from esper.log.port import ASSETS, Log, Writer
-from esper.settings import Settings, Telemetry, log_url, settings_with
+from esper.kasmina.seed import strip
+from esper.kasmina.sites import site_table
+from esper.settings import Settings, settings_with
 from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.archive import Archive
-from esper.tolaria.boundary import Boundary
+from esper.tolaria.bench import Bench, Sites, bench_for, costs
 from esper.tolaria.checkpoint import Loaded, snapshot
-from esper.tolaria.decisions import decider_for
 from esper.tolaria.digest import digest_tree
-from esper.tolaria.environment import adopt, environment
-from esper.tolaria.garden import Garden
-from esper.tolaria.history import History, begun, further, recent, whole
-from esper.tolaria.inbox import Inbox
+from esper.tolaria.environment import environment
+from esper.tolaria.history import History, further, recent, whole
 from esper.tolaria.journal import Journal
-from esper.tolaria.keeper import Keeper
-from esper.tolaria.meter import Meter
-from esper.tolaria.recorder import Recorder
-from esper.tolaria.reopening import Writers, check_end
+from esper.tolaria.reopening import check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.retention import blend_starts
 from esper.tolaria.run import Run
 from esper.tolaria.subject import Loss, Stateful, Subject
 from esper.tolaria.trainer import Trainer
-from esper.urza.fit import parameter_count
-from esper.urza.library import built_in
 
 logger = logging.getLogger("esper")
-
-Sites = Literal["auto"] | Sequence[str]
 
 
 def start(
@@ -112,7 +95,7 @@ def start(
     run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
     with ExitStack() as opened:
-        bench = _bench(opened, run_id, subject, sites, Path(home), log)
+        bench = bench_for(opened, run_id, subject, sites, Path(home), log)
         bench.check_new()
         chosen = _settings(settings)
         gate = _read_gate(gate_data, chosen)
@@ -147,7 +130,7 @@ def resume(
     began = time.perf_counter()
     subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
     with ExitStack() as opened:
-        bench = _bench(opened, _checked_run_id(run_id), subject, sites, Path(home), log)
+        bench = bench_for(opened, _checked_run_id(run_id), subject, sites, Path(home), log)
         known = recent(bench.log, bench.store, run_id) or whole(bench.log, run_id)
         before = known.state
         if before.sequence == 0:
@@ -164,92 +147,6 @@ def resume(
             subject.check_fits(_newest(archive, before)[0].tree)
         trainer = _take_up(bench, known, gate, notes, began)
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
-
-
-def _bench(opened: ExitStack, run_id: str, subject: Subject, sites: Sites, home: Path, url: str | None) -> Bench:
-    """Raises Unsupported and UsageError for what no run can be made of."""
-    subject.check()
-    log = opened.enter_context(closing(open_log(url or log_url(home.absolute()))))
-    store = open_store(f"file:///{(home / 'artifacts').absolute()}")
-    return Bench(run_id, subject, sites, log, store, opened)
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Where a run's parts are put together; what has to be closed one day is in ``opened``."""
-
-    run_id: str
-    subject: Subject
-    wanted: Sites
-    log: Log
-    store: ArtifactStore
-    opened: ExitStack
-
-    def check_new(self) -> None:
-        """Refuse a name that a run has already, and a model that has grown."""
-        if begun(self.log, self.run_id):
-            raise RunExists(
-                f"run {self.run_id} exists already; go on with `esper resume {self.run_id}`, or "
-                f"esper.resume({self.run_id!r}, ...) from Python, or choose another run_id"
-            )
-        if holds_seeds(self.subject.model):
-            raise Unsupported(
-                "the model holds seeds of another run, whose names this one would use again; build it anew"
-            )
-
-    def check(self, state: RunState, inexact: bool) -> tuple[str, ...]:
-        """Refuse a model, optimiser or machine that is not the run's; returns the differences that were let pass."""
-        assert state.model is not None
-        assert state.environment is not None
-        assert state.sites is not None
-        self.subject.check_against(state.model)
-        if self.subject.clip_norm != state.clip_norm:
-            raise UsageError(f"clip_norm is {self.subject.clip_norm}, the run's is {state.clip_norm}; pass the same")
-        if type(self.subject.optimizer).__name__ != state.optimizer:
-            raise ModelMismatch(
-                f"the optimiser is {type(self.subject.optimizer).__name__}, the run's is {state.optimizer}"
-            )
-        names = tuple(site.name for site in find_sites(self.subject.model, self.wanted, self.subject.optimizer))
-        if names != state.sites.names:
-            raise UsageError(
-                f"sites= gives {len(names)} layers, the run's are {len(state.sites.names)} others; pass the same sites"
-            )
-        return adopt(state.environment, self.subject.model, inexact)
-
-    def opened_writer(self) -> tuple[Writers, Writer]:
-        """The run's writers and the first of them: a trainer that still runs is fenced."""
-        writers = Writers(self.log, self.run_id, environment(self.subject.model))
-        return writers, self.opened.enter_context(closing(writers.open()))
-
-    def unregistered(self) -> list[Any]:
-        """Registrations of built-in blueprints that the log does not hold yet."""
-        return [each for key, each in built_in().items() if next(iter(self.log.read(ASSETS, key=key)), None) is None]
-
-    def meter(self, trainer: Trainer, settings: Telemetry) -> Meter | None:
-        """What measures the steps that ``trainer`` executes from now on; None if nothing shall."""
-        if settings.every == 0:
-            return None
-        state = trainer.journal.state
-        recorder = Recorder(self.log, self.run_id, state.attempt, state.writer_epoch, settings)
-        return Meter(self.subject, trainer.garden, recorder, settings)
-
-    def trainer(
-        self,
-        journal: Journal,
-        gate: GateData | None,
-        settings: Settings,
-        replay: Replay,
-        archive: Archive,
-        events: Sequence[Event] = (),
-    ) -> Trainer:
-        sites = find_sites(self.subject.model, self.wanted, self.subject.optimizer)
-        garden = Garden(self.subject, sites, gate, self.store, settings)
-        inbox = self.opened.enter_context(closing(Inbox(self.log, self.run_id)))
-        decider = decider_for(self.run_id, events, inbox, settings.decision)
-        boundary = Boundary(self.subject, garden, gate, self.store, built_in(), decider, settings)
-        keeper = Keeper(archive, journal, settings.checkpoint.keep)
-        trainer = Trainer(self.subject, garden, boundary, journal, inbox, keeper, settings, replay, _costs)
-        return self.opened.enter_context(closing(trainer))
 
 
 def _begin(
@@ -275,7 +172,7 @@ def _begin(
             model=bench.subject.describe(),
             optimizer=type(bench.subject.optimizer).__name__,
             clip_norm=bench.subject.clip_norm,
-            sites=site_table(trainer.garden.sites, _costs(trainer.garden.sites)),
+            sites=site_table(trainer.garden.sites, costs(trainer.garden.sites)),
             gate=_describe_gate(gate),
             data=data,
             environment=environment(bench.subject.model),
@@ -360,14 +257,6 @@ def _check_loaded(trainer: Trainer, checkpoint: Loaded) -> None:
             f"the checkpoint of step {checkpoint.step} did not load exactly: {where} differs; "
             "build the same model, optimiser and state as for start"
         )
-
-
-def _costs(sites: Sequence[Site]) -> dict[str, list[int]]:
-    """By blueprint, the parameters it adds at each site; -1 where it does not fit."""
-    return {
-        key: [-1 if site.reason is not None else parameter_count(blueprint, site.kind, site.dims) for site in sites]
-        for key, blueprint in built_in().items()
-    }
 
 
 def _read_gate(gate_data: Iterable[Any] | None, settings: Settings) -> GateData | None:

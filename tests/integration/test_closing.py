@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,9 @@ from torch import nn
 import esper
 from esper.errors import DataMismatch, ModelMismatch, RunExists, RunUnusable, TrainingFailed, UsageError
 from esper.events.runs import RunCompleted, RunResumed
+from esper.log import open_log
+from esper.log.port import Log
+from esper.tolaria import bench
 from esper.tolaria.trainer import Trainer
 from tests.training import Loop, contents, events, history
 
@@ -39,8 +41,16 @@ def files(home: Path) -> set[str]:
 
 
 @pytest.fixture
-def is_closed(tmp_path: Path) -> Iterator[Callable[[], bool]]:
-    """Whether nothing is open; it was not when the test began either."""
+def is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
+    """Whether nothing is open; it was not when the test began either. Logs outlive their runs, so that none is closed
+    by being forgotten alone."""
+    logs: list[Log] = []
+
+    def kept(url: str) -> Log:
+        logs.append(open_log(url))
+        return logs[-1]
+
+    monkeypatch.setattr(bench, "open_log", kept)
     assert not threads()
     yield lambda: not threads() and not files(tmp_path)
     assert not threads()
@@ -182,7 +192,7 @@ def test_a_start_whose_name_was_taken_meanwhile_leaves_nothing_open(
     tmp_path: Path, is_closed: Closed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Loop(tmp_path).begin("mine").close()
-    monkeypatch.setattr(sys.modules["esper.tolaria.start"], "begun", lambda log, run_id: False)
+    monkeypatch.setattr(bench, "begun", lambda log, run_id: False)
     with pytest.raises(RunExists, match="by another process just now"):
         Loop(tmp_path).begin("mine")
     assert is_closed()
