@@ -136,10 +136,10 @@ class Play:
 
     def answers(self) -> list[DecisionMade | DecisionRejected]:
         """Let the trainer decide; what it adds, with its signal's id as the cause."""
-        tx = Transaction(RUN, self.state, 1)
+        tx = Transaction(self.state, 1)
         self.answering.carry_out(tx, decide(self.state, self.asked))
         found = []
-        records = [record for record in tx.records if record.topic == RUNS]
+        records = [record for record in tx.records() if record.topic == RUNS]
         for record, content in zip(records, tx.contents, strict=True):
             assert isinstance(content, DecisionMade | DecisionRejected)
             assert (dict(record.headers).get("causation_id") is None) is (content.issuer is None)

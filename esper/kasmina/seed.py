@@ -47,11 +47,6 @@ class LiveSeed:
         self.optimizer = make_like(host_optimizer, group_of(host_optimizer, weight), kernel.parameters())
 
     @property
-    def attached(self) -> bool:
-        """Whether the host's output holds the seed's effect."""
-        return self._handle is not None
-
-    @property
     def submodule(self) -> str:
         """The name of the fossilised seed in its site's module."""
         return SEED_PREFIX + self.name.rpartition("#")[2]

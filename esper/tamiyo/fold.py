@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from esper.errors import SequenceGap
-from esper.events import Event, runs
+from esper.events import Event, RunContent, runs
 from esper.kasmina.stages import IllegalMove, Stage, move
 from esper.tamiyo.state import Rejection, RunState, SeedState
 
@@ -22,6 +22,13 @@ WINDOW = 20  # boundary losses kept for the governor
 def apply(state: RunState, event: Event) -> RunState:
     """``state`` after ``event``."""
     return fold(state, (event,))
+
+
+def after(state: RunState, content: RunContent, epoch: int) -> RunState:
+    """``state`` after the next event, of this content, by the writer of ``epoch``."""
+    new = copy(state)
+    _take(new, content, state.sequence + 1, epoch, {"measured", "seeds", "born"})
+    return new
 
 
 def fold(state: RunState, events: Iterable[Event]) -> RunState:
@@ -38,16 +45,21 @@ def fold(state: RunState, events: Iterable[Event]) -> RunState:
         expected += 1
         if envelope.sequence != expected:
             raise SequenceGap(_gap(state.run_id, expected, envelope.sequence))
-        handler = HANDLERS.get(type(content))
-        if handler is None or (expected == 1) is not (handler is _started):
-            raise SequenceGap(_misplaced(state.run_id, expected, type(content).__name__))
-        for name in shared.intersection(CHANGED.get(type(content), ())):
-            setattr(new, name, dict(getattr(new, name)))
-            shared.discard(name)
-        handler(new, content)
-        new.sequence = expected
-        new.writer_epoch = envelope.epoch or new.writer_epoch
+        _take(new, content, expected, envelope.epoch, shared)
     return new
+
+
+def _take(new: RunState, content: Any, sequence: int, epoch: int | None, shared: set[str]) -> None:
+    """Change ``new``, which shares these dicts with another state."""
+    handler = HANDLERS.get(type(content))
+    if handler is None or (sequence == 1) is not (handler is _started):
+        raise SequenceGap(_misplaced(new.run_id, sequence, type(content).__name__))
+    for name in shared.intersection(CHANGED.get(type(content), ())):
+        setattr(new, name, dict(getattr(new, name)))
+        shared.discard(name)
+    handler(new, content)
+    new.sequence = sequence
+    new.writer_epoch = epoch or new.writer_epoch
 
 
 def _gap(run_id: str, expected: int, got: int | None) -> str:

@@ -10,7 +10,7 @@ made it, so any of them can be checked against a fold. Pure: what is read, kept 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
@@ -275,17 +275,3 @@ def _cut(value: Any) -> Any:
 def run_of(key: str) -> str:
     """The run that a piece belongs to."""
     return key.partition("/")[0]
-
-
-def materialised(run_id: str, entries: Iterator[Entry]) -> tuple[RunView, dict[str, bytes]]:
-    """The view of ``entries`` from the run's first on, and all its pieces."""
-    view = RunView(run_id, lambda entry, error: None)
-    kept: dict[str, bytes] = {}
-    for entry in entries:
-        _, changed = view.take(entry)
-        for key, value in changed.items():
-            if value is None:
-                kept.pop(key, None)
-            else:
-                kept[key] = value
-    return view, kept

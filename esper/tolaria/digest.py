@@ -15,6 +15,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from esper.errors import RunUnusable
+from esper.tamiyo.state import RunState
 from esper.tolaria.tree import Skeleton, compact_json, flatten
 
 PREFIX = 4  # bytes of each tensor's digest that an event carries
@@ -24,6 +26,15 @@ ALGORITHMS: dict[str, Callable[[bytes], hashlib._Hash | xxhash.xxh3_128]] = {
 }
 STATE_DIGESTS = "xxh3_128"
 """The algorithm of new runs."""
+
+
+def check_algorithm(state: RunState) -> None:
+    """Raise RunUnusable unless this version knows how the run digests its state."""
+    if state.state_digests not in ALGORITHMS:
+        raise RunUnusable(
+            f"run {state.run_id} digests its state by {state.state_digests!r}; this version of Esper knows "
+            f"{' and '.join(ALGORITHMS)} alone; update esper-training"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,16 +72,16 @@ class Trainer:
         journal: Journal,
         inbox: Inbox,
         keeper: Keeper,
+        meter: Meter | None,
         settings: Settings,
         replay: Replay,
         costs: Costs,
         asked: Questions | None,
     ) -> None:
         self.subject, self.garden, self.answers = subject, garden, answers
-        self.journal, self.inbox, self.keeper = journal, inbox, keeper
+        self.journal, self.inbox, self.keeper, self.meter = journal, inbox, keeper, meter
         self.settings, self.replay, self._costs, self._asked = settings, replay, costs, asked
         self.cursor, self.window = Cursor(), Window()
-        self.meter: Meter | None = None
         self.step = 0
         self._handled = 0  # the last step after which rollback and boundary were looked at
         self._seconds = 0.0  # between steps, of which no boundary has told yet

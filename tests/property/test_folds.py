@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from esper.events import runs
 from esper.events.codec import decode, encode
 from esper.events.schemas import schema_of
-from esper.kasmina.stages import IN_THE_HOST, LIVE, SiteStage
+from esper.kasmina.stages import IN_THE_HOST, LIVE
 from esper.settings import Settings
 from esper.tamiyo.fold import apply, fold
 from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.sites import site_stage
 from esper.tamiyo.state import RunState, settings_of
 from esper.tamiyo.verify import verify
 from tests.histories import RUN, History, simulate
@@ -125,10 +124,18 @@ def _allowed(state: RunState, made: runs.DecisionMade, rules: Settings) -> None:
     assert made.site is not None
     assert made.blueprint is not None
     assert state.step >= rules.policy.warmup
-    assert site_stage(state, made.site, state.step, rules.policy.embargo) is SiteStage.DORMANT
+    assert made.site not in {seed.site for seed in state.live_seeds()}
+    assert state.step >= _rests_until(state, made.site, rules.policy.embargo)
     row = state.sites.names.index(made.site)
     assert state.sites.reasons[row] is None
     assert state.sites.costs[row][state.sites.blueprints.index(made.blueprint)] >= 0
+
+
+def _rests_until(state: RunState, site: str, embargo: int) -> int:
+    """After each cull, and after each third kernel that did not load, twice as long as before."""
+    culls = [seed.since for seed in state.seeds.values() if seed.site == site and seed.stage == "CULLED"]
+    failed = sorted(culls + [each.step for each in state.rejections if each.site == site][2::3])
+    return failed[-1] + embargo * 2 ** (len(failed) - 1) if failed else 0
 
 
 def _parameters(state: RunState) -> int:
