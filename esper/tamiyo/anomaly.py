@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from math import isfinite
 from statistics import fmean, pstdev
 
@@ -10,7 +10,8 @@ LEAST = 5  # losses that a spike is judged by
 FLOOR = 1e-3  # of the mean: a constant loss must not make any change a spike
 
 
-def alarm(losses: Sequence[float], spike: float) -> str | None:
+@lru_cache(maxsize=64)  # asked by the rules of a boundary, and by what its policy sees
+def alarm(losses: tuple[float, ...], spike: float) -> str | None:
     """Why the last of the boundary ``losses`` is alarming, None if it is not.
 
     It is when it is not finite, or lies more than ``spike`` standard deviations above the mean of the finite

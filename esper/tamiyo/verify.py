@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -163,14 +164,14 @@ class _Verification:
 
     def _compared(self, put: Put, events: deque[Event], answers: Logged) -> RunState:
         """The state after the next event, which should be the one of ``put``."""
-        kind = type(put.content)
+        kind: type = type(put.content)
         if not events:
             raise NotOnTheLog(put.rule, f"a {kind.__name__} is missing here")
         event = events[0]
         if type(event.content) is not kind:
             raise NotOnTheLog(put.rule, f"it is {type(event.content).__name__}, where {kind.__name__} had to come")
         ignored = POLICYS_OWN if answers.unknown else frozenset[str]()
-        for what in _differences(event.content, put.content, ignored | INPUTS.get(kind, {}).keys() | {"measured"}):
+        for what in _differences(event.content, put.content, _given(kind) | ignored):
             self.find(put.rule, what)
         if put.causes and event.envelope.causes != put.causes:
             self.find(put.rule, f"it was caused by {_listed(event.envelope.causes)}, not by {_listed(put.causes)}")
@@ -220,6 +221,12 @@ def _failed(state: RunState, arrival: runs.BoundaryReached, contents: list[Any])
     return tuple(dict.fromkeys((*unmeasured, *culled)))
 
 
+@cache
+def _given(kind: type) -> frozenset[str]:
+    """The fields of a class that no rule decides."""
+    return frozenset(INPUTS.get(kind, {})) | {"measured"}
+
+
 def _identity(state: RunState, event: Event) -> Iterator[str]:
     envelope = event.envelope
     if envelope.epoch is None or envelope.sequence is None:
@@ -235,10 +242,9 @@ def _differences(
     logged: Any, computed: Any, ignored: AbstractSet[str] = frozenset(), within: str = ""
 ) -> Iterator[str]:
     """The fields, and those of their parts, in which two contents of one class differ, in words."""
-    for field in fields(logged):
-        name = field.name
+    for name in type(logged).__dataclass_fields__:
         now, then = getattr(computed, name), getattr(logged, name)
-        if name in ignored or now == then:
+        if now is then or name in ignored or now == then:
             continue
         if is_dataclass(now) and type(now) is type(then):
             yield from _differences(then, now, within=f"{within}{name}.")
