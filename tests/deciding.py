@@ -106,9 +106,9 @@ class Deciding(Answers):
     def __init__(self, mail: Mail, proposals: Proposals) -> None:
         super().__init__(None, None, None, None, {}, mail, proposals)  # type: ignore[arg-type]
 
-    def _asset(self, seed: int, told: object) -> KernelRequested:
+    def _asset(self, told: object) -> KernelRequested:
         assert isinstance(told, KernelWanted)
-        return KernelRequested(blueprint=told.blueprint, kind="Linear", dims=(8, 8), seed=seed)
+        return KernelRequested(blueprint=told.blueprint, kind="Linear", dims=(8, 8), seed=told.random)
 
 
 class Play:

@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, is_dataclass, replace
-from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -29,6 +28,9 @@ from esper.tamiyo.rules.script import KernelJudged, KernelWanted, Put, Script
 from esper.tamiyo.state import RunState, settings_of
 
 T = TypeVar("T")
+MEASURED = frozenset(("measured",))
+GIVEN = {kind: MEASURED.union(names) for kind, names in INPUTS.items()}
+"""The fields of a class that no rule decides."""
 LONGEST = 400  # characters of a value in a finding
 
 
@@ -164,14 +166,14 @@ class _Verification:
 
     def _compared(self, put: Put, events: deque[Event], answers: Logged) -> RunState:
         """The state after the next event, which should be the one of ``put``."""
-        kind: type = type(put.content)
+        kind = type(put.content)
         if not events:
             raise NotOnTheLog(put.rule, f"a {kind.__name__} is missing here")
         event = events[0]
         if type(event.content) is not kind:
             raise NotOnTheLog(put.rule, f"it is {type(event.content).__name__}, where {kind.__name__} had to come")
         ignored = POLICYS_OWN if answers.unknown else frozenset[str]()
-        for what in _differences(event.content, put.content, _given(kind) | ignored):
+        for what in _differences(event.content, put.content, GIVEN.get(kind, MEASURED) | ignored):
             self.find(put.rule, what)
         if put.causes and event.envelope.causes != put.causes:
             self.find(put.rule, f"it was caused by {_listed(event.envelope.causes)}, not by {_listed(put.causes)}")
@@ -219,12 +221,6 @@ def _failed(state: RunState, arrival: runs.BoundaryReached, contents: list[Any])
     unmeasured = [s.name for s in state.live_seeds() if s.stage is Stage.TRAINING and s.name not in measured]
     culled = [c.seed for c in contents if isinstance(c, runs.SeedTransitioned) and c.gate == "finite"]
     return tuple(dict.fromkeys((*unmeasured, *culled)))
-
-
-@cache
-def _given(kind: type) -> frozenset[str]:
-    """The fields of a class that no rule decides."""
-    return frozenset(INPUTS.get(kind, {})) | {"measured"}
 
 
 def _identity(state: RunState, event: Event) -> Iterator[str]:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
 from esper.events import RunContent
-from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRequested
-from esper.events.ids import kernel_seed
+from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected, KernelRequested
 from esper.events.runs import DecisionMade
 from esper.kasmina.gate import GateData, evaluate
 from esper.kasmina.isolation import gate_gain
@@ -70,10 +69,14 @@ class Answers:
                 tx.add(self._measured(step.content, seconds), step.causes)
                 return tx.state
             case script.KernelWanted() | script.KernelJudged():
-                tx.add_asset(self._asset(tx.state.seed, step))
+                tx.add_asset(self._asset(step))
                 return None
             case script.Compile():
-                return self._compiled(tx, step)
+                compiled = self._compiled(step)
+                tx.add_asset(compiled)
+                if isinstance(compiled, KernelCompiled):
+                    return script.Compiled(compiled.kernel)
+                return script.NotCompiled(compiled.reason)
             case script.NextCommand():
                 return self._command(tx.state.run_id)
             case _:
@@ -113,27 +116,16 @@ class Answers:
         asked = command.content
         return script.Command(command.id, asked.command, asked.seed, asked.issuer, command.forged(run_id))
 
-    def _compiled(self, tx: Transaction, wanted: script.Compile) -> script.Compiled | script.NotCompiled:
+    def _compiled(self, wanted: script.Compile) -> KernelCompiled | KernelRejected:
         site = self._garden.site(wanted.site)
-        content, _ = compile_kernel(
-            self._store,
-            self._blueprints[wanted.blueprint],
-            site.module,
-            site.kind,
-            site.dims,
-            kernel_seed(tx.state.seed, wanted.seed),
-        )
-        tx.add_asset(content)
-        if isinstance(content, KernelCompiled):
-            return script.Compiled(content.kernel)
-        return script.NotCompiled(content.reason)
+        blueprint = self._blueprints[wanted.blueprint]
+        content, _ = compile_kernel(self._store, blueprint, site.module, site.kind, site.dims, wanted.random)
+        return content
 
-    def _asset(self, seed: int, told: Tell) -> KernelRequested | KernelEvaluated:
+    def _asset(self, told: Tell) -> KernelRequested | KernelEvaluated:
         if isinstance(told, script.KernelWanted):
             site = self._garden.site(told.site)
-            return KernelRequested(
-                blueprint=told.blueprint, kind=site.kind, dims=site.dims, seed=kernel_seed(seed, told.seed)
-            )
+            return KernelRequested(blueprint=told.blueprint, kind=site.kind, dims=site.dims, seed=told.random)
         site = self._garden.site(told.seed.site)
         return KernelEvaluated(
             blueprint=told.seed.blueprint,

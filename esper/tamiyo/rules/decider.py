@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from esper.errors import RunUnusable
+from esper.events.ids import kernel_seed
 from esper.events.runs import (
     AlertRaised,
     BoundaryReached,
@@ -228,7 +229,8 @@ def _germinate(state: RunState) -> Script[RunState]:
     pending = state.pending
     if pending is None or pending.site is None or pending.blueprint is None or pending.seed is None:
         return state
-    outcome: Compiled | NotCompiled = yield script.Compile(pending.site, pending.blueprint, pending.seed)
+    random = kernel_seed(state.seed, pending.seed)
+    outcome: Compiled | NotCompiled = yield script.Compile(pending.site, pending.blueprint, pending.seed, random)
     if isinstance(outcome, NotCompiled):
         rejected = DecisionRejected(
             decision=pending.decision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from esper.events.ids import kernel_seed
 from esper.events.runs import DecisionMade, DecisionRejected
 from esper.tamiyo.observation import digest, observe
 from esper.tamiyo.policy import Policy
@@ -25,7 +26,7 @@ def decide(state: RunState, asked: Questions | None) -> Script[RunState]:
     one included, in a run whose policy is elsewhere."""
     state, made = yield from (_locally(state) if asked is None else _remotely(state, asked))
     if made is not None and made.action == "germinate" and made.site and made.blueprint and made.seed:
-        yield KernelWanted(made.site, made.blueprint, made.seed)
+        yield KernelWanted(made.site, made.blueprint, kernel_seed(state.seed, made.seed))
     return state
 
 

@@ -32,11 +32,12 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class KernelWanted:
-    """A kernel of ``blueprint`` is wanted at ``site`` for the seed ``seed``, which may be born at the next boundary."""
+    """A kernel of ``blueprint`` is wanted at ``site`` for a seed that may be born at the next boundary, with initial
+    values drawn from ``random``."""
 
     site: str
     blueprint: str
-    seed: str
+    random: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +149,13 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Compile:
-    """A kernel for the seed that was decided. Answer: Compiled or NotCompiled."""
+    """A kernel for the seed that was decided, with initial values drawn from ``random``. Answer: Compiled or
+    NotCompiled."""
 
     site: str
     blueprint: str
     seed: str
+    random: int
 
 
 @dataclass(frozen=True, slots=True)
