@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
-from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRequested
+from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated
 from esper.events.ids import kernel_seed
 from esper.events.runs import (
     AlertRaised,
@@ -138,14 +138,8 @@ class Boundary:
         if pending is None or pending.site is None or pending.blueprint is None or pending.seed is None:
             return
         site = self._garden.site(pending.site)
-        content, _ = compile_kernel(
-            self._store,
-            self._blueprints[pending.blueprint],
-            site.module,
-            site.kind,
-            site.dims,
-            kernel_seed(tx.state.seed, pending.seed),
-        )
+        request = site.request(pending.blueprint, kernel_seed(tx.state.seed, pending.seed))
+        content, _ = compile_kernel(self._store, self._blueprints[pending.blueprint], request, site.anchor.device)
         tx.add_asset(content)
         if isinstance(content, KernelCompiled):
             tx.add(
@@ -175,7 +169,7 @@ class Boundary:
         if made is not None and made.action == "germinate" and made.site and made.blueprint and made.seed:
             site = self._garden.site(made.site)
             seed = kernel_seed(tx.state.seed, made.seed)
-            tx.add_asset(KernelRequested(blueprint=made.blueprint, kind=site.kind, dims=site.dims, seed=seed))
+            tx.add_asset(site.request(made.blueprint, seed))
 
     def _birth(self, state: RunState, seed: SeedState, step: int) -> tuple[Stage, str, Evidence]:
         other = (state.gate_uses + 1) % self._settings.gate.folds  # the next fold is the next verdict's
@@ -234,7 +228,7 @@ class Boundary:
 
     def _gain(self, name: str, fold: int) -> Tensor:
         seed = self._garden.plants[name].seed
-        return gate_gain(self._subject.model, self._subject.loss, self._fold(fold), seed.site_module, seed.kernel)
+        return gate_gain(self._subject.model, self._subject.loss, self._fold(fold), seed.span, seed.kernel)
 
     def _fold(self, fold: int) -> Sequence[Any]:
         return self._gate.fold(fold) if self._gate is not None else []
