@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ from esper.events.runs import (
 )
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import holds_seeds, strip
-from esper.kasmina.sites import Site, find_sites, site_table
+from esper.kasmina.sites import site_table
 from esper.log import open_log
 from esper.log.port import ASSETS, Log
 from esper.settings import Settings, Telemetry, log_url, settings_with
@@ -62,14 +63,12 @@ from esper.tolaria.reopening import Writers, check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.retention import blend_starts
 from esper.tolaria.run import Run
+from esper.tolaria.sites import Sites, blueprints_of, costs_of, sites_of
 from esper.tolaria.subject import Loss, Stateful, Subject
 from esper.tolaria.trainer import Trainer
-from esper.urza.fit import parameter_count
 from esper.urza.library import built_in
 
 logger = logging.getLogger("esper")
-
-Sites = Literal["auto"] | Sequence[str]
 
 
 def start(
@@ -200,7 +199,7 @@ class Bench:
             raise ModelMismatch(
                 f"the optimiser is {type(self.subject.optimizer).__name__}, the run's is {state.optimizer}"
             )
-        names = tuple(site.name for site in find_sites(self.subject.model, self.wanted, self.subject.optimizer))
+        names = tuple(site.name for site in sites_of(self.subject, self.wanted, state))
         if names != state.sites.names:
             raise UsageError(
                 f"sites= gives {len(names)} layers, the run's are {len(state.sites.names)} others; pass the same sites"
@@ -231,13 +230,16 @@ class Bench:
         archive: Archive,
         events: Sequence[Event] = (),
     ) -> Trainer:
-        sites = find_sites(self.subject.model, self.wanted, self.subject.optimizer)
+        sites = sites_of(self.subject, self.wanted, journal.state)
+        blueprints = blueprints_of(self.log, journal.state)
         garden = Garden(self.subject, sites, gate, self.store, settings)
         inbox = Inbox(self.log, self.run_id)
         decider = decider_for(self.run_id, events, inbox, settings.decision)
-        boundary = Boundary(self.subject, garden, gate, self.store, built_in(), decider, settings)
+        boundary = Boundary(self.subject, garden, gate, self.store, blueprints, decider, settings)
         keeper = Keeper(archive, journal, settings.checkpoint.keep)
-        return Trainer(self.subject, garden, boundary, journal, inbox, keeper, settings, replay, _costs)
+        return Trainer(
+            self.subject, garden, boundary, journal, inbox, keeper, settings, replay, partial(costs_of, blueprints)
+        )
 
 
 def _begin(
@@ -266,7 +268,7 @@ def _begin(
                 model=bench.subject.describe(),
                 optimizer=type(bench.subject.optimizer).__name__,
                 clip_norm=bench.subject.clip_norm,
-                sites=site_table(trainer.garden.sites, _costs(trainer.garden.sites)),
+                sites=site_table(trainer.garden.sites, costs_of(built_in(), trainer.garden.sites)),
                 gate=_describe_gate(gate),
                 data=data,
                 environment=environment(bench.subject.model),
@@ -358,14 +360,6 @@ def _check_loaded(trainer: Trainer, checkpoint: Loaded) -> None:
             f"the checkpoint of step {checkpoint.step} did not load exactly: {where} differs; "
             "build the same model, optimiser and state as for start"
         )
-
-
-def _costs(sites: Sequence[Site]) -> dict[str, list[int]]:
-    """By blueprint, the parameters it adds at each site; -1 where it does not fit."""
-    return {
-        key: [-1 if site.reason is not None else parameter_count(blueprint, site.kind, site.dims) for site in sites]
-        for key, blueprint in built_in().items()
-    }
 
 
 def _read_gate(gate_data: Iterable[Any] | None, settings: Settings) -> GateData | None:
