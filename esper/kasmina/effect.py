@@ -44,11 +44,12 @@ class Effect:
         return y + effect if alpha == 1.0 else y + alpha * effect
 
 
-def attach(effect: Effect, span: Span) -> list[RemovableHandle]:
-    """Adds ``effect`` to the output of ``span`` from the next forward on, until the handles are removed."""
+def attach(effect: Effect, span: Span, learning: bool = False) -> list[RemovableHandle]:
+    """Adds ``effect`` to the output of ``span`` from the next forward on, until the handles are removed. ``learning``
+    says that a forward without gradients would be of no use."""
     if span.entry is span.exit:
         return [span.exit.register_forward_hook(effect, with_kwargs=True)]
-    passage = effect.passage = Passage()
+    passage = effect.passage = Passage(learning)
     return [
         span.within.register_forward_pre_hook(passage.begin),
         span.entry.register_forward_pre_hook(passage.enter, with_kwargs=True),

@@ -26,7 +26,7 @@ def isolated(span: Span, kernel: nn.Module, grad: bool) -> Iterator[None]:
 
     ``grad`` says whether gradients are recorded at all.
     """
-    handles = attach(Effect(kernel, detached=True), span)
+    handles = attach(Effect(kernel, detached=True), span, learning=grad)
     try:
         with torch.set_grad_enabled(grad):
             yield

@@ -35,8 +35,8 @@ class Passage:
     exception, by a call of the entry alone or by activation checkpointing is not.
     """
 
-    def __init__(self) -> None:
-        self._open = False
+    def __init__(self, learning: bool) -> None:
+        self._learning, self._open = learning, False
         self._input: Tensor | None = None
         self._version, self._recorded = 0, False
 
@@ -65,10 +65,10 @@ class Passage:
             raise Unsupported(f"a span was left, at its {name}, without having been entered in the same pass")
         if _version(x) != self._version:
             raise Unsupported(f"the input of a span that ends with a {name} was changed in place within it")
-        if torch.is_grad_enabled() and not self._recorded:
+        if (torch.is_grad_enabled() or self._learning) and not (self._recorded and torch.is_grad_enabled()):
             raise Unsupported(
-                f"a span that ends with a {name} was entered without gradients and left with them; checkpoint "
-                "activations of the module that holds it as a whole"
+                f"a span that ends with a {name} was run without gradients, or in part; checkpoint activations of "
+                "the module that holds it as a whole, with use_reentrant=False"
             )
         return x
 
