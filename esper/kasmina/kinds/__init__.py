@@ -48,6 +48,11 @@ class Kind(ABC):
         """The class of its modules, subclasses included."""
 
     @abstractmethod
+    def examples(self) -> list[Any]:
+        """Small modules of this kind, as different as they may be: the contract that every kind keeps is tried on
+        them."""
+
+    @abstractmethod
     def dims_of(self, module: Any) -> tuple[int, ...]:
         """The dims of one of its modules."""
 

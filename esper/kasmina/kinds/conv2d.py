@@ -38,6 +38,18 @@ class Conv2d(Kind):
 
         return nn.Conv2d
 
+    def examples(self) -> list[Any]:
+        from torch import nn
+
+        return [
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.Conv2d(4, 4, 1, stride=2, groups=2, bias=False),
+            nn.Conv2d(2, 3, (5, 2), stride=(3, 2), padding=(2, 0), dilation=(1, 2)),
+            nn.Conv2d(2, 3, 3, padding="same", dilation=2),
+            nn.Conv2d(2, 3, 3, padding="valid").double(),
+            nn.Conv2d(2, 3, 7, padding=3, padding_mode="reflect"),
+        ]
+
     def dims_of(self, module: Any) -> tuple[int, ...]:
         sizes = (module.in_channels, module.out_channels, *module.kernel_size, *module.stride)
         return tuple(int(size) for size in sizes)

@@ -21,6 +21,11 @@ class Linear(Kind):
 
         return nn.Linear
 
+    def examples(self) -> list[Any]:
+        from torch import nn
+
+        return [nn.Linear(6, 4), nn.Linear(1, 1, bias=False), nn.Linear(3, 5).double()]
+
     def dims_of(self, module: Any) -> tuple[int, ...]:
         return int(module.in_features), int(module.out_features)
 

@@ -145,11 +145,13 @@ def _fill(parameter: Any, initial: Initial, fan_in: int, generator: torch.Genera
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """``name`` is what nodes and layers have as ``op``."""
+    """``name`` is what nodes and layers have as ``op``. ``examples`` are nodes in JSON whose inputs are all ``x``: the
+    contract that every operator keeps is tried on them."""
 
     name: str
     node: type[Node]
     layer: type[Layer]
+    examples: tuple[Mapping[str, Any], ...]
 
 
 OPERATORS = Registry("operator", Operator, "esper.urza.operators", "OPERATOR", "esper.operators")

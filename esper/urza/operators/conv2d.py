@@ -87,4 +87,18 @@ class Conv2dNode(WeightedNode):
         return {"kernel": kernel, "stride": stride, **place.geometry.model_dump()}
 
 
-OPERATOR = Operator("conv2d", Conv2dNode, Conv2dLayer)
+_EXAMPLE = {
+    "name": "a",
+    "op": "conv2d",
+    "input": "x",
+    "out": "in",
+    "geometry": "site",
+    "groups": "in",
+    "weight": "kaiming",
+    "bias": "zeros",
+}
+EXAMPLES = (
+    _EXAMPLE,
+    _EXAMPLE | {"geometry": "point", "groups": 1, "weight": "zeros", "bias": None},
+)
+OPERATOR = Operator("conv2d", Conv2dNode, Conv2dLayer, EXAMPLES)

@@ -27,4 +27,5 @@ class GeluNode(Single, Node):
         return Fitted(self, GeluLayer(name=self.name, input=self.input), sizes[0], sizes[0])
 
 
-OPERATOR = Operator("gelu", GeluNode, GeluLayer)
+EXAMPLES = ({"name": "a", "op": "gelu", "input": "x"},)
+OPERATOR = Operator("gelu", GeluNode, GeluLayer, EXAMPLES)

@@ -41,4 +41,8 @@ class LinearNode(WeightedNode):
         return Fitted(self, layer, out_size, out_size * (2 * in_size + bias))
 
 
-OPERATOR = Operator("linear", LinearNode, LinearLayer)
+EXAMPLES = (
+    {"name": "a", "op": "linear", "input": "x", "out": 3, "weight": "kaiming", "bias": None},
+    {"name": "a", "op": "linear", "input": "x", "out": {"mul": ["in", 2]}, "weight": "zeros", "bias": "kaiming"},
+)
+OPERATOR = Operator("linear", LinearNode, LinearLayer, EXAMPLES)
