@@ -177,9 +177,11 @@ def test_a_seed_learns_with_the_host_and_a_culled_one_leaves_nothing(kind: Kind,
     before = bits(garden)
     for seed in garden.seeds():
         seed.attach(lambda: 0.5)
-        for _ in range(2):
+        born = {name: tensor.clone() for name, tensor in seed.kernel.state_dict().items()}
+        for _ in range(2):  # what was zero moves first, the rest after it
             loss(garden.model, garden.x).mean().backward()
             assert seed.learn(garden.optimizer, 1.0, 1.0)
+        assert not any(torch.equal(tensor, born[name]) for name, tensor in seed.kernel.state_dict().items())
         seed.fossilise()
         assert bits(garden) != before
         seed.detach()
