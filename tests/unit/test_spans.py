@@ -232,14 +232,19 @@ def test_a_span_that_is_passed_twice_in_a_row_is_right_each_time(host: Host) -> 
     assert torch.allclose(host.model(host.x), host.model[3](host.model[2](y)), atol=1e-6)
 
 
-def test_a_part_of_a_span_outside_of_its_module_is_an_error(host: Host) -> None:
+@pytest.mark.parametrize("before", ["nothing", "a pass", "a pass that broke off"])
+def test_a_part_of_a_span_outside_of_its_module_is_an_error(host: Host, before: str) -> None:
     host.seed.attach(lambda: 1.0)
-    h = torch.randn(7, 4)
-    with pytest.raises(Unsupported, match="was run outside of the module that holds it, from its Linear on"):
-        host.block.exit(host.block.entry(h))
-    with pytest.raises(Unsupported, match="without having been entered"):
+    if before == "a pass":
+        host.model(host.x)
+    elif before == "a pass that broke off":
+        host.block.way = lambda block, x: block.exit(block.entry(x)[:, :5])
+        with pytest.raises(RuntimeError, match="cannot be multiplied"):
+            host.model(host.x)
+    with pytest.raises(Unsupported, match="left, at its Linear, without having been entered"):
         host.block.exit(torch.randn(7, 6))
-    host.model(host.x)
+    with pytest.raises(Unsupported, match="was run outside of the module that holds it, from its Linear on"):
+        host.block.entry(torch.randn(7, 4))
 
 
 @pytest.mark.parametrize("outside", [False, True], ids=["entry is within", "exit is within"])
