@@ -27,6 +27,7 @@ from esper.events.runs import Evidence
 from esper.urza import Library, built_in, fold, parameter_count
 from esper.urza.blueprint import read_definition, registration
 from esper.urza.fit import fit
+from esper.urza.library import request_of
 from esper.urza.sizes import value_of
 
 
@@ -232,6 +233,19 @@ def test_the_library_is_a_fold_of_asset_events() -> None:
     assert library.kernels[blueprint, "Linear", (20, 10), 7].kernel == "a" * 64
     assert library.rejections[blueprint, "Linear", (0, 1), 7].reason == "too small"
     assert [content.gate for content in library.evaluations.values()] == ["verdict"]
+
+
+def test_requests_of_other_geometry_or_dtype_are_others_and_those_of_older_logs_keep_their_names() -> None:
+    asked: dict[str, Any] = {"blueprint": named("low_rank").blueprint, "kind": "Conv2d", "dims": (3, 8, 3, 3, 1, 1)}
+    saying = [(None, None), ("{}", "torch.float32"), ('{"p":1}', "torch.float32"), ("{}", "torch.float64")]
+    answers = [
+        KernelCompiled(**asked, seed=7, kernel=digit * 64, parameters=1, size=1, geometry=geometry, dtype=dtype)
+        for digit, (geometry, dtype) in zip("abcd", saying, strict=True)
+    ]
+    library = fold(Library(), [event(answer) for answer in answers])
+    assert [each.kernel[0] for each in library.kernels.values()] == ["a", "b", "c", "d"]
+    assert library.kernels[asked["blueprint"], "Conv2d", asked["dims"], 7].kernel == "a" * 64
+    assert request_of(answers[1])[-2:] == ("{}", "torch.float32")
 
 
 def test_folding_events_again_or_in_parts_changes_nothing() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from esper.errors import UsageError
 from esper.events.codec import canonical_json
-from esper.kasmina.kinds import KINDS, Kind
+from esper.kasmina.kinds import KINDS, Geometry, Kind
 from esper.tezzeret.graph import DTYPES, Kernel, KernelGraph
 from esper.urza.blueprint import Definition, read_definition
 from esper.urza.fit import fit
@@ -155,6 +155,17 @@ def test_where_it_does_not_work_it_says_so(operator: Operator, example: Mapping[
             dims = kind.dims_of(kind.examples()[0])
             with pytest.raises(UsageError, match=f"is a {operator.name}, which does not work at a {kind.name}"):
                 fit(read_definition(json.dumps(raw)), kind.name, dims)
+
+
+def test_a_convolution_with_the_geometry_of_a_site_that_has_none_says_so() -> None:
+    class Image(type(KINDS["Conv2d"])):  # type: ignore[misc]
+        name, dims = "Image", ("in", "out")
+
+    place = Place(Image(), {"in": 4, "out": 4}, Geometry(), {"in": 4, "out": 4})
+    site, point = (OPERATORS["conv2d"].node.model_validate(example) for example in OPERATORS["conv2d"].examples)
+    assert point.fit((4,), place).size == 4
+    with pytest.raises(UsageError, match="node 'a' has the geometry of the site, but a Image has none"):
+        site.fit((4,), place)
 
 
 def test_an_unknown_operator_is_an_error_that_says_what_there_is() -> None:

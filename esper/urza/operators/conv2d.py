@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from esper.errors import UsageError
 from esper.kasmina.kinds import IMAGE
-from esper.kasmina.kinds.conv2d import KIND, Padding, PaddingMode, Step
+from esper.kasmina.kinds.conv2d import Conv2dGeometry, Padding, PaddingMode, Step
 from esper.urza.operators import Fitted, Layer, Operator, Place, Single, WeightedNode
 from esper.urza.sizes import Number, Size, positive
 
@@ -79,10 +79,10 @@ class Conv2dNode(WeightedNode):
 
     def _geometry(self, place: Place) -> dict[str, Any]:
         if self.geometry == "point":
-            return {"kernel": (1, 1), "stride": (1, 1), **KIND.geometry().model_dump()}
-        if place.kind.name != KIND.name:
-            raise UsageError(f"the node {self.name!r} has the geometry of the site, but a {place.kind.name} has none")
+            return {"kernel": (1, 1), "stride": (1, 1), **Conv2dGeometry().model_dump()}
         dims = place.dims
+        if "kernel_h" not in dims:
+            raise UsageError(f"the node {self.name!r} has the geometry of the site, but a {place.kind.name} has none")
         kernel, stride = (dims["kernel_h"], dims["kernel_w"]), (dims["stride_h"], dims["stride_w"])
         return {"kernel": kernel, "stride": stride, **place.geometry.model_dump()}
 
