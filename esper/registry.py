@@ -32,7 +32,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The one of that name; raises UsageError saying what there is."""
         if name not in self.all:
-            raise UsageError(f"there is no {self.what} {name!r}; there are {', '.join(self.all)}")
+            raise UsageError(f"there is no {self.what} {name!r}; there are {', '.join(self.all) or 'none'}")
         return self.all[name]
 
     def __iter__(self) -> Iterator[T]:

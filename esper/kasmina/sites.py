@@ -24,7 +24,7 @@ SEED_PREFIX = "esper_seed_"
 """A fossilised seed is a submodule of its site under this name and its number."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """A place where a seed may grow, or a layer where none may: ``reason`` says why, None if one may.
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from esper.errors import UsageError
 from esper.events.codec import canonical_json
@@ -114,6 +115,19 @@ def test_size_and_parameters_are_those_of_its_module(operator: Operator, example
         assert kernel(input_for(place, kind)).shape[kind.unit] == part.size
         assert part.flops >= part.layer.parameters
         assert part.flops > 0
+
+
+@each_example
+def test_flops_are_those_that_torch_counts_and_a_sum_for_each_bias(
+    operator: Operator, example: Mapping[str, Any]
+) -> None:
+    for kind, place in places(operator.node.model_validate(example)):
+        part = fitted(operator.node.model_validate(example), place)
+        if part.layer.parameters:
+            with FlopCounterMode(display=False) as counter:
+                y = initialised(part, kind)(input_for(place, kind))
+            counted = counter.get_total_flops() // (y.numel() // part.size)
+            assert 0 <= part.flops - counted <= part.size
 
 
 @each_example
