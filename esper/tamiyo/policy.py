@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from esper.events.runs import Alternative
 from esper.tamiyo.observation import Observation
@@ -28,6 +28,7 @@ class Decision:
     reason: str
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Decides at every boundary; all randomness comes from the observation's seed and step.
 

@@ -118,14 +118,13 @@ class Answers:
 
     def _compiled(self, wanted: script.Compile) -> KernelCompiled | KernelRejected:
         site = self._garden.site(wanted.site)
-        blueprint = self._blueprints[wanted.blueprint]
-        content, _ = compile_kernel(self._store, blueprint, site.module, site.kind, site.dims, wanted.random)
+        request = site.request(wanted.blueprint, wanted.random)
+        content, _ = compile_kernel(self._store, self._blueprints[wanted.blueprint], request, site.anchor.device)
         return content
 
     def _asset(self, told: Tell) -> KernelRequested | KernelEvaluated:
         if isinstance(told, script.KernelWanted):
-            site = self._garden.site(told.site)
-            return KernelRequested(blueprint=told.blueprint, kind=site.kind, dims=site.dims, seed=told.random)
+            return self._garden.site(told.site).request(told.blueprint, told.random)
         site = self._garden.site(told.seed.site)
         return KernelEvaluated(
             blueprint=told.seed.blueprint,
@@ -138,7 +137,7 @@ class Answers:
 
     def _gain(self, name: str, fold: int) -> Tensor:
         seed = self._garden.plants[name].seed
-        return gate_gain(self._subject.model, self._subject.loss, self._fold(fold), seed.site_module, seed.kernel)
+        return gate_gain(self._subject.model, self._subject.loss, self._fold(fold), seed.span, seed.kernel)
 
     def _change(self, name: str, fold: int) -> script.Change | None:
         reference = self._garden.plants[name].reference

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
@@ -14,7 +15,6 @@ from esper.errors import ModelMismatch, RunExists, Unsupported, UsageError
 from esper.events import Event
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import holds_seeds
-from esper.kasmina.sites import Site, find_sites
 from esper.log import open_log
 from esper.log.port import ASSETS, Log, Writer
 from esper.settings import Settings, Telemetry, log_url
@@ -33,12 +33,10 @@ from esper.tolaria.proposals import Proposals, answered_by
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.reopening import Writers
 from esper.tolaria.replay import Replay
+from esper.tolaria.sites import Sites, blueprints_of, costs_of, sites_of
 from esper.tolaria.subject import Subject
 from esper.tolaria.trainer import Trainer
-from esper.urza.fit import parameter_count
 from esper.urza.library import built_in
-
-Sites = Literal["auto"] | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Bench:
             raise ModelMismatch(
                 f"the optimiser is {type(self.subject.optimizer).__name__}, the run's is {state.optimizer}"
             )
-        names = tuple(site.name for site in find_sites(self.subject.model, self.wanted, self.subject.optimizer))
+        names = tuple(site.name for site in sites_of(self.subject, self.wanted, state))
         if names != state.sites.names:
             raise UsageError(
                 f"sites= gives {len(names)} layers, the run's are {len(state.sites.names)} others; pass the same sites"
@@ -103,14 +101,16 @@ class Bench:
         events: Sequence[Event] = (),
     ) -> Trainer:
         """What trains a run that has had ``events``, from its first one on; its steps are of the ``attempt``-th."""
-        sites = find_sites(self.subject.model, self.wanted, self.subject.optimizer)
+        sites = sites_of(self.subject, self.wanted, journal.state)
+        blueprints = blueprints_of(self.log, journal.state)
+        costs = partial(costs_of, blueprints)
         garden = Garden(self.subject, sites, gate, self.store, settings)
         inbox = self.opened.enter_context(closing(Inbox(self.log, self.run_id)))
         remote = settings.decision.where == "remote"
         names = frozenset(site.name for site in sites)
         proposals = Proposals(inbox, self.run_id, answered_by(events), names, settings.decision) if remote else None
         asked = questions(self.run_id, events, settings.decision.lag) if remote else None
-        answers = Answers(self.subject, garden, gate, self.store, built_in(), inbox, proposals)
+        answers = Answers(self.subject, garden, gate, self.store, blueprints, inbox, proposals)
         keeper = Keeper(archive, journal, settings.checkpoint.keep)
         meter = self._meter(garden, attempt, journal.epoch, settings.telemetry)
         trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, meter, settings, replay, costs, asked)
@@ -129,11 +129,3 @@ def bench_for(opened: ExitStack, run_id: str, subject: Subject, sites: Sites, ho
     log = opened.enter_context(closing(open_log(url or log_url(home.absolute()))))
     store = open_store(f"file:///{(home / 'artifacts').absolute()}")
     return Bench(run_id, subject, sites, log, store, opened)
-
-
-def costs(sites: Sequence[Site]) -> dict[str, list[int]]:
-    """By blueprint, the parameters it adds at each site; -1 where it does not fit."""
-    return {
-        key: [-1 if site.reason is not None else parameter_count(blueprint, site.kind, site.dims) for site in sites]
-        for key, blueprint in built_in().items()
-    }

@@ -51,7 +51,7 @@ class Plant:
     def tree(self) -> dict[str, Any]:
         fossil = self.seed.stage is Stage.FOSSILISED
         return {
-            "site": self.seed.site_name,
+            "site": self.seed.site.name,
             "kernel_id": self.kernel_id,
             "stage": str(self.seed.stage),
             "since": self.since,
@@ -95,7 +95,7 @@ class Garden:
     def learn_isolated(self, plant: Plant, batch: Any, before: generators.State) -> None:
         """One isolated update; a loss or gradient that is not finite makes the seed fail."""
         seed, subject = plant.seed, self._subject
-        _, gradients = isolated_gradients(subject.model, subject.loss, batch, seed.site_module, seed.kernel, before)
+        _, gradients = isolated_gradients(subject.model, subject.loss, batch, seed.span, seed.kernel, before)
         if gradients is None:
             seed.failed, plant.gradient_norm = True, None
             return
@@ -117,7 +117,7 @@ class Garden:
         with without_trace(subject.model), without_trace(seed.kernel):
             subject.model.eval()  # a batch of one example is not enough for batch norm
             _, gradients = isolated_gradients(
-                subject.model, subject.loss, batch, seed.site_module, seed.kernel, generators.capture()
+                subject.model, subject.loss, batch, seed.span, seed.kernel, generators.capture()
             )
         if gradients is None:
             return None
@@ -174,9 +174,8 @@ class Garden:
 
     def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int) -> Plant:
         site = self.site(site_name)
-        weight: Tensor = site.module.get_parameter("weight")
-        kernel = load_kernel(self._store, kernel_id, weight.device)
-        seed = LiveSeed(name, site_name, site.module, kernel, self._subject.optimizer, stage)
+        kernel = load_kernel(self._store, kernel_id, site.anchor.device)
+        seed = LiveSeed(name, site, kernel, self._subject.optimizer, stage)
         return Plant(seed, kernel_id, step)
 
     def _enter(self, plant: Plant, stage: Stage, step: int) -> None:

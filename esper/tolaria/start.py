@@ -42,7 +42,7 @@ from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
 from esper.tamiyo.rules.decider import RULES, check_rules
 from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.archive import Archive
-from esper.tolaria.bench import Bench, Sites, bench_for, costs
+from esper.tolaria.bench import Bench, bench_for
 from esper.tolaria.checkpoint import Loaded, snapshot
 from esper.tolaria.digest import STATE_DIGESTS, check_algorithm, digest_tree
 from esper.tolaria.environment import environment
@@ -51,8 +51,10 @@ from esper.tolaria.journal import Journal
 from esper.tolaria.reopening import check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.run import Run
+from esper.tolaria.sites import Sites, costs_of
 from esper.tolaria.subject import Loss, Stateful, Subject
 from esper.tolaria.trainer import Trainer
+from esper.urza.library import built_in
 
 logger = logging.getLogger("esper")
 
@@ -177,7 +179,7 @@ def _begin(
             model=bench.subject.describe(),
             optimizer=type(bench.subject.optimizer).__name__,
             clip_norm=bench.subject.clip_norm,
-            sites=site_table(trainer.garden.sites, costs(trainer.garden.sites)),
+            sites=site_table(trainer.garden.sites, costs_of(built_in(), trainer.garden.sites)),
             gate=_describe_gate(gate),
             data=data,
             environment=environment(bench.subject.model),

@@ -115,6 +115,14 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "Conv2d": {"model": convolutional},
     "Conv2d, channels last": {"model": last_channels},
+    "LayerNorm": {
+        "model": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 1)),
+        "more": {"sites": ["1"]},
+    },
+    "LayerNorm without parameters": {
+        "model": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 1)),
+        "more": {"sites": ["1"]},
+    },
     "bfloat16 and NAdam": {
         "model": lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)).bfloat16(),
         "optimizer": lambda model: torch.optim.NAdam(model.parameters(), lr=1e-2),

@@ -27,6 +27,7 @@ from esper.events.runs import Evidence
 from esper.urza import Library, built_in, fold, parameter_count
 from esper.urza.blueprint import read_definition, registration
 from esper.urza.fit import fit
+from esper.urza.library import request_of
 from esper.urza.sizes import value_of
 
 
@@ -45,14 +46,15 @@ def event(content: Any, identity: UUID | None = None) -> Event:
     return Event(Envelope(id=identity or uuid4(), time=datetime.now(UTC), writer="test"), content)
 
 
-def test_the_four_built_in_blueprints_are_there_with_their_kinds() -> None:
+def test_the_first_built_in_blueprints_are_there_with_their_kinds_and_every_one_is_registered() -> None:
     kinds = {content.name: content.kinds for content in built_in().values()}
-    assert kinds == {
+    first = {
         "bottleneck_conv": ("Conv2d",),
         "bottleneck_mlp": ("Linear",),
         "depthwise_conv": ("Conv2d",),
         "low_rank": ("Conv2d", "Linear"),
     }
+    assert {name: kinds.get(name) for name in first} == first
     assert urza.register() == list(built_in().values())
 
 
@@ -72,7 +74,11 @@ def test_the_id_does_not_depend_on_the_layout_of_the_file(raw: dict[str, Any]) -
 
 
 def test_nothing_here_imports_torch() -> None:
-    program = "import sys, esper.urza, esper.artifacts; esper.urza.built_in(); sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, esper.urza, esper.artifacts; from esper.kasmina.kinds import KINDS; "
+        "assert any(esper.urza.parameter_count(b, k.name, [9] * len(k.dims)) > 0 "
+        "for b in esper.urza.built_in().values() for k in KINDS); sys.exit('torch' in sys.modules)"
+    )
     root = Path(urza.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
 
@@ -231,6 +237,19 @@ def test_the_library_is_a_fold_of_asset_events() -> None:
     assert library.kernels[blueprint, "Linear", (20, 10), 7].kernel == "a" * 64
     assert library.rejections[blueprint, "Linear", (0, 1), 7].reason == "too small"
     assert [content.gate for content in library.evaluations.values()] == ["verdict"]
+
+
+def test_requests_of_other_geometry_or_dtype_are_others_and_those_of_older_logs_keep_their_names() -> None:
+    asked: dict[str, Any] = {"blueprint": named("low_rank").blueprint, "kind": "Conv2d", "dims": (3, 8, 3, 3, 1, 1)}
+    saying = [(None, None), ("{}", "torch.float32"), ('{"p":1}', "torch.float32"), ("{}", "torch.float64")]
+    answers = [
+        KernelCompiled(**asked, seed=7, kernel=digit * 64, parameters=1, size=1, geometry=geometry, dtype=dtype)
+        for digit, (geometry, dtype) in zip("abcd", saying, strict=True)
+    ]
+    library = fold(Library(), [event(answer) for answer in answers])
+    assert [each.kernel[0] for each in library.kernels.values()] == ["a", "b", "c", "d"]
+    assert library.kernels[asked["blueprint"], "Conv2d", asked["dims"], 7].kernel == "a" * 64
+    assert request_of(answers[1])[-2:] == ("{}", "torch.float32")
 
 
 def test_folding_events_again_or_in_parts_changes_nothing() -> None:

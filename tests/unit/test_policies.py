@@ -244,7 +244,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs a package with an entry point that names this module of policies."""
+    """Installs a package with an entry point that names this policy."""
 
     def installed(entry: str, code: str) -> None:
         (tmp_path / "oracles.py").write_text(
@@ -264,7 +264,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 def test_an_installed_package_brings_policies(install: Install) -> None:
-    install("oracles", "POLICIES = (Oracle(),)")
+    install("oracles:POLICY", "POLICY = Oracle()")
     assert newest("oracle").version == "1"
     with pytest.raises(UsageError, match="here are: heuristic, oracle;"):
         newest("other")
@@ -273,10 +273,11 @@ def test_an_installed_package_brings_policies(install: Install) -> None:
 @pytest.mark.parametrize(
     ("entry", "code", "said"),
     [
-        ("nowhere", "", "entry point oracle = nowhere of esper.policies does not load: No module named 'nowhere'"),
-        ("oracles", "POLICIES = (Oracle(), Oracle())", r"two policies are called \('oracle', '1'\)"),
-        ("oracles", "    version = 'new'\nPOLICIES = (Oracle(),)", "policy oracle: version 'new' is no whole number"),
-        ("oracles", "    observation = 7\nPOLICIES = (Oracle(),)", "observation version 7 is not known here; known: 1"),
+        ("nowhere", "", "the policy 'oracle' of an installed package cannot be loaded from nowhere: No module named"),
+        ("oracles:POLICY", "POLICY = None", "oracles:POLICY is no policy but a NoneType"),
+        ("oracles:POLICY", "    name = 'heuristic'\nPOLICY = Oracle()", "there are two of the policy 'heuristic 1'"),
+        ("oracles:POLICY", "    version = 'new'\nPOLICY = Oracle()", "policy oracle: version 'new' is no whole number"),
+        ("oracles:POLICY", "    observation = 7\nPOLICY = Oracle()", "observation version 7 is not known here; known: 1"),
     ],
 )
 def test_a_package_whose_policies_are_wrong_is_refused(install: Install, entry: str, code: str, said: str) -> None:

@@ -1,7 +1,7 @@
-"""The policies by name and version: a module of this package for each, and those of installed packages.
+"""The policies by name and version: a module of this package for each version, and those of installed packages.
 
-Such a module lists its policies, every version that ever decided, as ``POLICIES``. A package of yours names its
-module as an entry point of the group ``esper.policies``.
+Such a module holds its policy as ``POLICY``; one that ever decided stays, for decisions on logs are made again. A
+package of yours names its policy as an entry point of the group ``esper.policies``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from functools import cache
 
 from esper.errors import UsageError
-from esper.registry import found, unique
+from esper.registry import Registry
 from esper.tamiyo.observation import observer
 from esper.tamiyo.policy import Policy
-
-GROUP = "esper.policies"
 
 
 def newest(name: str) -> Policy:
@@ -36,9 +34,16 @@ def known(name: str, version: str) -> Policy | None:
 def registered() -> dict[tuple[str, str], Policy]:
     """Every version of every policy. Raises UsageError when one is there twice, has a version that is no number, or
     takes an observation that is not known."""
-    policies: list[Policy] = [policy for module in found(__name__, GROUP) for policy in module.POLICIES]
+    policies: Registry[Policy] = Registry(
+        "policy",
+        Policy,  # type: ignore[type-abstract]
+        __name__,
+        "POLICY",
+        "esper.policies",
+        key=lambda policy: f"{policy.name} {policy.version}",
+    )
     for policy in policies:
         if not policy.version.isdecimal():
             raise UsageError(f"policy {policy.name}: version {policy.version!r} is no whole number; give it one")
         observer(policy.observation)
-    return unique(policies, lambda policy: (policy.name, policy.version), "policies")
+    return {(policy.name, policy.version): policy for policy in policies}

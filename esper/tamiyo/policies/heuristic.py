@@ -156,4 +156,4 @@ def _past(site: Candidate, option: Option) -> str:
     return f"{words}, this blueprint {option.failures} of them" if option.failures else words
 
 
-POLICIES = (Heuristic(),)
+POLICY = Heuristic()
