@@ -435,6 +435,23 @@ def changed(events: list[Event], place: int, **fields: Any) -> list[Event]:
     return [*events[:place], Event(event.envelope, replace(event.content, **fields)), *events[place + 1 :]]
 
 
+def without(events: list[Event], place: int) -> list[Event]:
+    """``events`` but for the one at ``place`` (from 0), those after it numbered anew: a log that was cut and mended."""
+    return [*events[:place], *later(events[place + 1 :], -1)]
+
+
+def later(events: list[Event], by: int = 1) -> list[Event]:
+    """``events`` as they would be numbered ``by`` places later."""
+    return [replace(event, envelope=_moved(event.envelope, by)) for event in events]
+
+
+def _moved(envelope: Envelope, by: int) -> Envelope:
+    assert envelope.epoch is not None
+    assert envelope.sequence is not None
+    sequence = envelope.sequence + by
+    return replace(envelope, sequence=sequence, id=run_event_id(RUN, envelope.epoch, sequence))
+
+
 def find(events: list[Event], kind: type, **fields: Any) -> int:
     """The place (from 0) of the first content of ``kind`` with these fields."""
     for place, event in enumerate(events):
