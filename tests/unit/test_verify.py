@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from esper.errors import RunUnusable
 from esper.events import Event, runs
 from esper.tamiyo.verify import Report, verify
 from tests.histories import RUN, History, changed, find, later, simulate, without
@@ -232,3 +236,25 @@ def test_a_boundary_that_goes_back_is_found() -> None:
 def test_a_wrong_count_of_seeds_at_the_end_is_found(events: list[Event]) -> None:
     said = findings(events, len(events) - 1, seeds={"FOSSILISED": 50})
     assert said[0].startswith("seeds is {'FOSSILISED': 50}, computed ")
+
+
+def test_verify_needs_neither_torch_nor_the_trainer() -> None:
+    code = """
+import random, sys
+from esper.tamiyo.verify import verify
+from tests.histories import RUN, simulate
+for where in ("local", "remote"):
+    report = verify(RUN, simulate(random.Random(13), 30, f"decision.where={where}").events)
+    assert report.ok and report.counts["decisions"]
+found = [name for name in sys.modules if name.partition(".")[0] == "torch" or name.startswith("esper.tolaria")]
+sys.exit(f"imported: {found}" if found else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rules_that_this_version_does_not_know_are_refused_in_one_line(events: list[Event]) -> None:
+    with pytest.raises(
+        RunUnusable, match=r"^run a-run decides by rules 2, this version of Esper knows rules 1 alone; "
+    ):
+        verify(RUN, changed(events, 0, rules=2))
