@@ -385,14 +385,14 @@ class Simulation:
         assert asked is not None
         (proposal,) = proposals(asked.newest(), self.history.reached)
         offers = []
-        for _ in range(rng.choice((0, 1, 1, 1, 1, 1, 2))):
+        for number in range(rng.choice((0, 1, 1, 1, 1, 1, 2))):
             wrong = rng.random()
             if wrong < 0.1:
                 proposal = replace(proposal, observation="00")
             elif wrong < 0.2:
                 proposal = replace(proposal, step=rng.choice((-1, proposal.step + 5, 10)))
             forged = "its id is not that of its issuer and nonce in this run, 1" if rng.random() < 0.1 else None
-            identity = UUID(int=rng.getrandbits(128))
+            identity = signal_id(RUN, proposal.issuer, f"{asked.newest().step}/{number}")
             site = proposal.site if proposal.site in ("a", "b", "c", "d") else None
             offers.append(script.Offer(identity, proposal.step, proposal.issuer, site, proposal, forged))
         return offers

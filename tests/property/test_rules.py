@@ -62,6 +62,7 @@ def simulations(draw: st.DrawFn) -> Watched:
             [
                 ("policy.seeds=20",),
                 ("policy.seeds=20", "training.concurrent=2", "policy.embargo=20"),
+                ("policy.seeds=20", "training.steps=10", "blending.steps=70", "blending.holding_steps=50"),
                 ("policy.seeds=20", "training.concurrent=2", "checkpoint.keep=1", "policy.exploration=0.4"),
                 ("policy.seeds=20", "decision.where=remote"),
                 ("policy.seeds=20", "decision.where=remote", "training.concurrent=3", "policy.exploration=0.4"),
@@ -108,6 +109,13 @@ def moves(part: list[Moment], **fields: Any) -> list[Moment]:
     """The transitions among them with these fields."""
     found = [each for each in part if isinstance(each.content, runs.SeedTransitioned)]
     return [each for each in found if all(getattr(each.content, name) == value for name, value in fields.items())]
+
+
+def lengths(run: Watched) -> dict[str, int]:
+    """The least steps of each stage."""
+    settings = run.history.settings
+    blending = settings.blending
+    return {"TRAINING": settings.training.steps, "BLENDING": blending.steps, "HOLDING": blending.holding_steps}
 
 
 def in_the_host(state: RunState) -> list[SeedState]:
@@ -248,7 +256,7 @@ def test_a_verdict_has_its_steps_its_measurements_and_a_host_that_stays(run: Wat
         for each in moves(part, gate="verdict"):
             seed = each.before.seeds[each.content.seed]
             assert seed.stage == "TRAINING"
-            assert each.content.step - seed.since >= 30
+            assert each.content.step - seed.since >= lengths(run)["TRAINING"]
             assert len(seed.trials) >= 2
             assert in_the_host(each.before) == []
             assert all(sequence < each.event.envelope.sequence for sequence in left)
@@ -258,7 +266,7 @@ def test_a_verdict_has_its_steps_its_measurements_and_a_host_that_stays(run: Wat
 @some
 @given(simulations())
 def test_a_gate_is_asked_at_the_first_boundary_at_which_its_time_has_come(run: Watched) -> None:
-    lengths = {"TRAINING": 30, "BLENDING": 20, "HOLDING": 20}
+    least = lengths(run)
     for part in together(run.history, runs.BoundaryReached):
         end = part[-1].after
         host_back = [each for each in moves(part, to_stage="CULLED") if each.content.from_stage in HOST]
@@ -267,8 +275,8 @@ def test_a_gate_is_asked_at_the_first_boundary_at_which_its_time_has_come(run: W
             if seed.stage == "GERMINATED":
                 assert waits == 0
             elif seed.stage != "TRAINING":
-                assert waits < lengths[seed.stage]
-            elif waits >= 30 and len(seed.trials) >= 2:
+                assert waits < least[seed.stage]
+            elif waits >= least[seed.stage] and len(seed.trials) >= 2:
                 assert in_the_host(end) or host_back
 
 
@@ -277,7 +285,8 @@ def test_a_gate_is_asked_at_the_first_boundary_at_which_its_time_has_come(run: W
 def test_a_stage_in_the_host_has_its_whole_length(run: Watched) -> None:
     for each in moves(moments(run.history)):
         if each.content.gate in ("blend", "audit"):
-            assert each.content.step - each.before.seeds[each.content.seed].since >= 20
+            seed = each.before.seeds[each.content.seed]
+            assert each.content.step - seed.since >= lengths(run)[seed.stage]
 
 
 @some
