@@ -385,14 +385,14 @@ class Simulation:
         assert asked is not None
         (proposal,) = proposals(asked.newest(), self.history.reached)
         offers = []
-        for _ in range(rng.choice((0, 1, 1, 1, 1, 1, 2))):
+        for number in range(rng.choice((0, 1, 1, 1, 1, 1, 2))):
             wrong = rng.random()
             if wrong < 0.1:
                 proposal = replace(proposal, observation="00")
             elif wrong < 0.2:
                 proposal = replace(proposal, step=rng.choice((-1, proposal.step + 5, 10)))
             forged = "its id is not that of its issuer and nonce in this run, 1" if rng.random() < 0.1 else None
-            identity = UUID(int=rng.getrandbits(128))
+            identity = signal_id(RUN, proposal.issuer, f"{asked.newest().step}/{number}")
             site = proposal.site if proposal.site in ("a", "b", "c", "d") else None
             offers.append(script.Offer(identity, proposal.step, proposal.issuer, site, proposal, forged))
         return offers
@@ -433,6 +433,23 @@ def changed(events: list[Event], place: int, **fields: Any) -> list[Event]:
     """``events`` with other fields in the content at ``place`` (from 0)."""
     event = events[place]
     return [*events[:place], Event(event.envelope, replace(event.content, **fields)), *events[place + 1 :]]
+
+
+def without(events: list[Event], place: int) -> list[Event]:
+    """``events`` but for the one at ``place`` (from 0), those after it numbered anew: a log that was cut and mended."""
+    return [*events[:place], *later(events[place + 1 :], -1)]
+
+
+def later(events: list[Event], by: int = 1) -> list[Event]:
+    """``events`` as they would be numbered ``by`` places later."""
+    return [replace(event, envelope=_moved(event.envelope, by)) for event in events]
+
+
+def _moved(envelope: Envelope, by: int) -> Envelope:
+    assert envelope.epoch is not None
+    assert envelope.sequence is not None
+    sequence = envelope.sequence + by
+    return replace(envelope, sequence=sequence, id=run_event_id(RUN, envelope.epoch, sequence))
 
 
 def find(events: list[Event], kind: type, **fields: Any) -> int:

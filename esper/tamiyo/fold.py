@@ -181,7 +181,7 @@ def _seed(state: RunState, event: runs.SeedTransitioned) -> None:
     current = known.stage if known is not None else Stage.DORMANT
     if event.from_stage != current:
         raise IllegalMove(f"seed {event.seed} leaves {event.from_stage} but is {current}")
-    move(current, Stage(event.to_stage))
+    move(current, _stage(event))
     if known is None:
         _birth(state, event)
     else:
@@ -189,6 +189,13 @@ def _seed(state: RunState, event: runs.SeedTransitioned) -> None:
     if event.gate == "verdict" and event.evidence is not None and event.evidence.fold is not None:
         state.verdicts += 1
         state.gate_uses += 2 if event.to_stage == Stage.BLENDING else 1  # the audit's fold is taken from now on
+
+
+def _stage(event: runs.SeedTransitioned) -> Stage:
+    try:
+        return Stage(event.to_stage)
+    except ValueError:
+        raise IllegalMove(f"seed {event.seed} goes to {event.to_stage}, which is no stage") from None
 
 
 def _birth(state: RunState, event: runs.SeedTransitioned) -> None:

@@ -94,6 +94,7 @@ _STARTS = (
     runs.CheckpointCommitted,
     runs.CheckpointRetired,
 )
+_ANSWERS = (runs.CommandAccepted, runs.CommandRejected, runs.DecisionMade, runs.DecisionRejected)
 _COUNTED = ("events", "transitions", "observations", "decisions", "verdicts", "audits", "unknown_policy")
 
 
@@ -106,6 +107,7 @@ class _Verification:
         self.state = RunState(run_id)
         self._between = Between()
         self._asked: Questions | None = None
+        self._answered: set[UUID] = set()  # signals
 
     def find(self, rule: str, what: str) -> None:
         """Something is wrong with the event after ``state``."""
@@ -177,6 +179,10 @@ class _Verification:
             self.find(put.rule, what)
         if put.causes and event.envelope.causes != put.causes:
             self.find(put.rule, f"it was caused by {_listed(event.envelope.causes)}, not by {_listed(put.causes)}")
+        if put.causes and isinstance(event.content, _ANSWERS):
+            if not self._answered.isdisjoint(put.causes):
+                self.find("a signal is answered once", f"signal {_listed(put.causes)} was answered before")
+            self._answered.update(put.causes)
         if answers.unknown:
             self._unknown(event.content)
         self._count(event.content, answers.unknown)
@@ -232,6 +238,9 @@ def _identity(state: RunState, event: Event) -> Iterator[str]:
         yield f"its id is {envelope.id}, which is not that of event {envelope.sequence} of epoch {envelope.epoch}"
     if envelope.epoch < state.writer_epoch:
         yield f"its epoch is {envelope.epoch}, after one of epoch {state.writer_epoch}"
+    if state.sequence and (envelope.epoch > state.writer_epoch) is not isinstance(event.content, runs.RunResumed):
+        begins = "which no RunResumed begins" if envelope.epoch > state.writer_epoch else "in which the run went on"
+        yield f"its epoch is {envelope.epoch}, {begins}"
 
 
 def _differences(

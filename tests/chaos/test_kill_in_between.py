@@ -103,7 +103,7 @@ def test_a_run_killed_while_it_replays_replays_again(
     zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
     late = before(APPEND, "SeedTransitioned FOSSILISED")
-    repeat = "esper.tolaria.trainer:Trainer._repeat"
+    repeat = "esper.tolaria.trainer:Trainer._repeated"
     load = after("esper.tolaria.trainer:Trainer.load")
     killed(zygote, home, [late, after(repeat), after(repeat, nth=5), load, before(APPEND, "RunResumed")])
     assert history(home, "torn") == whole_history

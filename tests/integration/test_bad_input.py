@@ -262,11 +262,12 @@ def test_a_policy_that_is_not_installed_is_refused_and_fences_no_trainer_that_ha
     with pytest.raises(UsageError, match="no policy 'oracle'"):
         loop.begin()
     assert events(tmp_path) == []
-    with monkeypatch.context() as patch:
-        patch.setitem(registered(), ("oracle", "1"), Oracle())
-        loop.begin()
-    with pytest.raises(UsageError, match="no policy 'oracle'"):
-        Loop(tmp_path).resume()
+    monkeypatch.setitem(registered(), ("oracle", "1"), Oracle())
+    loop.begin()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delitem(registered(), ("oracle", "1"))
+        with pytest.raises(UsageError, match="no policy 'oracle'"):
+            Loop(tmp_path).resume()
     loop.go()
     assert loop.run.status == "completed"
     assert {each.policy for each in contents(tmp_path, DecisionMade)} == ({"oracle"} if where == "local" else set())

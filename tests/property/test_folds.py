@@ -88,11 +88,12 @@ def test_events_fold_alike_after_a_round_trip_through_avro(history: History) -> 
 @some
 @given(histories())
 def test_a_rollback_gives_the_seeds_of_its_checkpoint(history: History) -> None:
-    state, at = RunState(RUN), {}
+    state, states, at = RunState(RUN), [RunState(RUN)], {}
     for event in history.events:
         content, state = event.content, apply(state, event)
+        states.append(state)
         if isinstance(content, runs.CheckpointCommitted):
-            at[content.step] = state.seeds
+            at[content.step] = states[content.sequence].seeds  # it is on the disk later than it was taken
         elif isinstance(content, runs.RolledBack):
             assert state.seeds == at[content.to_step]
 

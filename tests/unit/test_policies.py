@@ -26,7 +26,7 @@ from esper.tamiyo.remote import proposals
 from esper.tamiyo.state import RunState
 from esper.tamiyo.verify import verify
 from tests.deciding import Play
-from tests.histories import RUN, History, changed, find, simulate
+from tests.histories import BLUEPRINTS, RUN, History, changed, find, health, simulate
 
 each_policy = pytest.mark.parametrize(
     "policy", registered().values(), ids=lambda policy: f"{policy.name}-{policy.version}"
@@ -99,8 +99,23 @@ OBSERVED = Observation(
 
 def test_version_1_of_an_observation_has_the_digest_that_it_always_had() -> None:
     assert digest(OBSERVED) == "3365652488686c66b1459314d541e0c86cb396ca07fe3163d8f6060f07cda191"
-    state = simulate(random.Random(0), 25, end=False).state
-    assert digest(observe(state, 1)) == "1df7d91086433955f520431df73b7251e7e66d3e6fca2e185cebd77adf97566b"
+    assert digest(observe(grown(), 1)) == "30be3b84afd21694914cd9f782dd6d360cb380e89a2c1a524ffe10596d38eeae"
+
+
+def grown() -> RunState:
+    """A run with seeds kept, culled, training and rejected, made by hand so that no rule can make it another."""
+    history = History("policy.exploration=0.2", "policy.seeds=9", "training.concurrent=2")
+    history.boundary(10, health=health((0, 1, 2), (0.5, None, 0.25)))
+    history.grown("a", 10, "TRAINING", "BLENDING", "HOLDING", "FOSSILISED")
+    history.boundary(20, loss=1.5)
+    history.germinate("b", BLUEPRINTS[1])
+    history.boundary(30, loss=0.5)
+    history.reject(30)
+    history.grown("c", 30, "TRAINING", "CULLED")
+    history.boundary(40, loss=0.75)
+    history.grown("b", 40, "TRAINING")
+    history.boundary(50)
+    return history.state
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from esper.tamiyo.verify import verify
 from esper.tamiyo.why import explain, render
 from esper.tolaria.proposals import answered_by
 from tests.deciding import Play
-from tests.histories import BLUEPRINTS, RUN, History, changed, find, simulate
+from tests.histories import BLUEPRINTS, RUN, History, changed, find, later, simulate
 
 
 def told(answers: Iterable[DecisionMade | DecisionRejected]) -> list[tuple[str, str]]:
@@ -300,47 +300,45 @@ def test_misses_count_in_a_row_only() -> None:
     assert play.mail.waited == 6
 
 
-def remote_history() -> Play:
-    """A run that grew by proposals, with one miss and one stale proposal."""
-    play = Play("policy.exploration=0")
-    proposal = play.at(10)
-    for step in range(20, 80, 10):
-        if step != 60:
-            play.mail.put(proposal)
-        proposal = play.reach(step)
-        if play.state.pending is not None:
-            play.history.born(step)
-        play.answers()
-    return play
+@pytest.fixture(scope="module")
+def grown() -> list[Event]:
+    """A remote run by the rules that grew: with misses, and proposals that were late, stale, wrong or the second."""
+    return simulate(random.Random(19), 60, "decision.where=remote", "policy.seeds=30", "policy.embargo=30").events
 
 
-def test_verify_computes_a_remote_runs_decisions_again() -> None:
-    report = verify(RUN, remote_history().history.events)
+def test_verify_computes_a_remote_runs_decisions_again(grown: list[Event]) -> None:
+    report = verify(RUN, grown)
     assert report.findings == ()
-    assert report.counts["decisions"] == report.counts["observations"] == 4
+    made = sum(isinstance(event.content, DecisionMade) for event in grown)
+    assert report.counts["decisions"] == report.counts["observations"] == made > 20
     assert report.counts["unknown_policy"] == 0
+    why = {event.content.reason for event in grown if isinstance(event.content, DecisionRejected)}
+    assert why == {"late", "stale", "invalid", "second", "kernel"}
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("observation", "0"), ("reason", "other"), ("propensity", 0.5), ("decision", "20/1"), ("issuer", None)],
+    [("observation", "0"), ("reason", "other"), ("propensity", 0.5), ("decision", "70/1"), ("issuer", None)],
 )
-def test_verify_finds_a_remote_decision_that_was_changed(field: str, value: Any) -> None:
-    events = remote_history().history.events
-    place = find(events, DecisionMade, action="germinate")
-    findings = verify(RUN, changed(events, place, **{field: value})).findings
+def test_verify_finds_a_remote_decision_that_was_changed(grown: list[Event], field: str, value: Any) -> None:
+    place = find(grown, DecisionMade, action="germinate")
+    findings = verify(RUN, changed(grown, place, **{field: value})).findings
     assert [each.sequence for each in findings] == [place + 1]
 
 
-def test_verify_finds_a_decision_that_nobody_was_asked_for() -> None:
-    events = remote_history().history.events
-    place = find(events, runs.BoundaryReached)
-    made = events[find(events, DecisionMade)]
-    early = [*events[: place + 1], Event(replace(made.envelope, sequence=place + 2), replace(made.content, step=10))]
-    assert "when none was due yet" in verify(RUN, early).findings[-1].what
+def test_verify_finds_a_decision_that_nobody_was_asked_for(grown: list[Event]) -> None:
+    place = find(grown, runs.BoundaryReached)
+    made = grown[find(grown, DecisionMade)]
+    (early,) = later([Event(made.envelope, replace(made.content, step=10))], place + 1 - grown.index(made))
+    found = verify(RUN, [*grown[: place + 1], early]).findings[-1]
+    assert (found.sequence, found.what) == (place + 2, "it is DecisionMade, which nothing calls for here")
 
 
-def test_why_tells_who_proposed_a_seed_and_what_was_seen_then() -> None:
-    chain = explain(remote_history().history.events, "a#1")
-    assert [(link.step, link.kind) for link in chain][:2] == [(10, "measurements"), (20, "decision")]
-    assert "tamiyo/heuristic/1 proposed it about step 10: heuristic 1 chose" in render(chain)
+def test_why_tells_who_proposed_a_seed_and_what_was_seen_then(grown: list[Event]) -> None:
+    place = find(grown, DecisionMade, action="germinate")
+    made = grown[place].content
+    assert isinstance(made, DecisionMade)
+    about = int(made.decision.partition("/")[0])
+    chain = explain(grown, made.seed or "")
+    assert [(link.step, link.kind) for link in chain][:2] == [(about, "measurements"), (made.step, "decision")]
+    assert f"tamiyo/heuristic/1 proposed it about step {about}: heuristic 1 chose" in render(chain)

@@ -12,6 +12,8 @@ from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
 from esper.tamiyo.state import RunState, settings_of
 
+CHANGING = (runs.BoundaryReached, runs.RolledBack, runs.SeedTransitioned)
+
 
 class Objection(NamedTuple):
     """What is wrong with an event, and by which rule."""
@@ -26,7 +28,7 @@ class Between:
 
     def __init__(self) -> None:
         self._steps: list[int] = []  # of boundaries and rollbacks
-        self._ends: list[int] = []  # the sequence numbers of their last events
+        self._ends: list[int] = []  # the sequence numbers of their last events that change the model
         self._changes: dict[int, list[str]] = {}  # by step, why a checkpoint was due beside the setting's interval
         self._due: list[int] = [0]  # the steps of committed checkpoints that were due
         self._damaged: set[int] = set()  # passed over at the resume that came last
@@ -36,7 +38,8 @@ class Between:
     def note(self, state: RunState, contents: Sequence[object], wish: Wish | None) -> None:
         """A boundary or a rollback with these events; ``state`` has them all, and a command wants ``wish``."""
         self._steps.append(state.step)
-        self._ends.append(state.sequence)
+        after = next(count for count, content in enumerate(reversed(contents)) if isinstance(content, CHANGING))
+        self._ends.append(state.sequence - after)  # a checkpoint taken in a replay counts no others
         changes = checkpoints.changes(contents)
         if changes:
             self._changes[state.step] = changes
@@ -91,7 +94,7 @@ class Between:
         wanted = list(self._changes.get(step, ()))
         if step - last >= settings_of(state).checkpoint.steps:
             wanted.append(checkpoints.STEPS)
-        if event.reason not in _free(step) and event.reason != ",".join(wanted):
+        if event.reason not in _free(step) and (not wanted or event.reason != ",".join(wanted)):
             why = f"due for {', '.join(wanted)}" if wanted else "not due"
             yield Objection(
                 "when a checkpoint is due", f"its reason is {event.reason!r}, but at step {step} it was {why}"

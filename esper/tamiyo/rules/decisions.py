@@ -32,13 +32,14 @@ def decide(state: RunState, asked: Questions | None) -> Script[RunState]:
 
 def _locally(state: RunState) -> Script[tuple[RunState, DecisionMade]]:
     """The policy sees the run with all that its boundary has brought."""
-    policy: Policy = yield PolicyNamed(settings_of(state).policy.name)
+    name = settings_of(state).policy.name
+    policy: Policy = yield PolicyNamed(name)
     seen = observe(state, policy.observation)
     made = policy.decide(seen)
     decision = DecisionMade(
         decision=f"{state.step}/1",
         step=state.step,
-        policy=policy.name,
+        policy=name,
         version=policy.version,
         observation=digest(seen),
         action=made.action,

@@ -82,3 +82,25 @@ INPUTS: dict[type, dict[str, str]] = {
     },
 }
 """By event, why a field is an input. ``measured``, what a clock gave, is one of every event."""
+
+SOMETIMES: dict[type, dict[str, str]] = {
+    runs.RunResumed: {"checkpoint": "which checkpoints were whole"},
+    runs.DecisionMade: {"issuer": "who made the proposal that is taken"},
+    runs.DecisionRejected: {
+        "detail": "why a kernel could not be compiled, and what speaks against a proposal that is not on the log",
+        "site": "of a proposal",
+        "issuer": "of a proposal",
+    },
+    runs.CommandRejected: {"reason": "that it was forged"},
+    runs.SeedTransitioned: {
+        "kernel": "what was compiled for a birth",
+        "evidence.gradient_norm": "measured on the model at the gate birth",
+    },
+    runs.CheckpointCommitted: {
+        "step": "when an epoch ended, when Ctrl-C came, and how many steps a batch takes",
+        "reason": "that an epoch ended, or Ctrl-C came",
+    },
+    runs.CheckpointRetired: {"step": "the disk's speed: when it goes", "manifest": "when it goes"},
+}
+"""By event, fields that are an input in some events and follow from the run in others. ``verify`` checks them all: what
+answered the rules is in the event, so that an input agrees with itself."""
