@@ -292,7 +292,11 @@ def test_an_installed_package_brings_policies(install: Install) -> None:
         ("oracles:POLICY", "POLICY = None", "oracles:POLICY is no policy but a NoneType"),
         ("oracles:POLICY", "    name = 'heuristic'\nPOLICY = Oracle()", "there are two of the policy 'heuristic 1'"),
         ("oracles:POLICY", "    version = 'new'\nPOLICY = Oracle()", "policy oracle: version 'new' is no whole number"),
-        ("oracles:POLICY", "    observation = 7\nPOLICY = Oracle()", "observation version 7 is not known here; known: 1"),
+        (
+            "oracles:POLICY",
+            "    observation = 7\nPOLICY = Oracle()",
+            "observation version 7 is not known here; known: 1",
+        ),
     ],
 )
 def test_a_package_whose_policies_are_wrong_is_refused(install: Install, entry: str, code: str, said: str) -> None:
