@@ -203,7 +203,7 @@ def test_a_rollback_keeps_a_germination_that_was_decided_before() -> None:
 
 def candidates(state: RunState, step: int) -> set[str]:
     """The sites that may hold a seed at ``step``."""
-    return {each.site for each in observe(replace(state, step=step)).candidates}
+    return {each.site for each in observe(replace(state, step=step), 1).candidates}
 
 
 def rests_until(state: RunState, site: str) -> int:
