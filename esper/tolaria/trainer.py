@@ -290,12 +290,13 @@ class Trainer:
     def _repeated(self, due: bool) -> Sequence[object]:
         """The events of a step that the log already holds, compared with the state."""
         logged = self.replay.at(self.step)
+        rolled_back = logged is not None and any(isinstance(each, RolledBack) for each in logged.contents)
+        if (self._diverged and not rolled_back) or (due and logged is None):
+            raise ReplayDivergence(
+                f"step {self.step} run again calls for a boundary or a rollback that the log does not hold; "
+                "resume with the code, arguments and machine that wrote it"
+            )
         if logged is None:
-            if self._diverged or due:
-                raise ReplayDivergence(
-                    f"step {self.step} run again calls for a boundary or a rollback that the log does not hold; "
-                    "resume with the code, arguments and machine that wrote it"
-                )
             return ()
         self._pulse.check()
         self._sequence = logged.sequence
