@@ -23,7 +23,7 @@ from esper.tamiyo.state import RunState, SeedState
 from esper.tamiyo.verify import transactions, verify
 from tests.histories import FOLDS, RUN, History, Simulation
 
-some = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 HOST = {"BLENDING", "HOLDING"}
 
 
@@ -71,6 +71,7 @@ def simulations(draw: st.DrawFn) -> Watched:
     )
     seed = draw(st.none() | st.integers(0, 10_000))
     made = Watched(Drawn(draw) if seed is None else random.Random(seed), *assignments)
+    made.trouble = draw(st.sampled_from([1, 3, 6]))
     made.run(draw(st.integers(1, 40)), draw(st.booleans()))
     return made
 
