@@ -61,7 +61,7 @@ def simulations(draw: st.DrawFn) -> Watched:
             [
                 ("policy.seeds=20",),
                 ("policy.seeds=20", "training.concurrent=2", "policy.embargo=20"),
-                ("policy.seeds=20", "training.steps=10", "blending.steps=70", "blending.holding_steps=50"),
+                ("training.steps=10", "blending.steps=70", "blending.holding_steps=50", "checkpoint.keep=1"),
                 ("policy.seeds=20", "training.concurrent=2", "checkpoint.keep=1", "policy.exploration=0.4"),
                 ("policy.seeds=20", "decision.where=remote"),
                 ("policy.seeds=20", "decision.where=remote", "training.concurrent=3", "policy.exploration=0.4"),
@@ -405,7 +405,8 @@ def test_no_checkpoint_is_retired_that_a_recovery_could_need(run: Watched) -> No
     for each in moments(run.history):
         there = {checkpoint.step for checkpoint in each.after.checkpoints}
         match each.content:
-            case runs.CheckpointRetired():
+            case runs.CheckpointRetired(step=gone):
+                assert gone not in {seed.entered("BLENDING").step for seed in in_the_host(each.before)}  # type: ignore[union-attr, arg-type]
                 due = [checkpoint.step for checkpoint in each.before.checkpoints if checkpoint.reason != "pause"]
                 assert {0, max(due), max(c.step for c in each.before.checkpoints)} <= there
             case runs.RolledBack(to_step=step) | runs.RunResumed(checkpoint=step):
