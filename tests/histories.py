@@ -259,7 +259,10 @@ def simulate(rng: random.Random, boundaries: int = 25, *assignments: str, end: b
 
 
 class Simulation:
-    """A trainer without a model: answers what the rules ask as ``rng`` draws."""
+    """A trainer without a model: answers what the rules ask as ``rng`` draws. ``trouble`` is a factor of the odds of
+    failures, alarms, culls, accidents and interruptions."""
+
+    trouble = 1.0
 
     def __init__(self, rng: random.Random, *assignments: str) -> None:
         defaults = ("training.steps=30", "blending.steps=20", "blending.holding_steps=20", "verdict.measurements=2")
@@ -278,9 +281,9 @@ class Simulation:
         history, rng = self.history, self.rng
         for number in range(1, boundaries + 1):
             step = 10 * number
-            if rng.random() < 0.06 and number > 1:
+            if rng.random() < self.trouble * 0.06 and number > 1:
                 self._accident(step - 3)
-            if rng.random() < 0.05 and number > 1 and history.state.status == "running":
+            if rng.random() < self.trouble * 0.05 and number > 1 and history.state.status == "running":
                 self._interrupt(step - 1)
             if history.state.status != "running" or self._boundary(step) == "stop":
                 return history
@@ -303,10 +306,10 @@ class Simulation:
         if any(seed.stage in IN_THE_HOST for seed in history.state.live_seeds()):
             self._commit()
         self._commands = self._sent(step)
-        failed = tuple(seed.name for seed in history.state.live_seeds() if rng.random() < 0.02)
+        failed = tuple(seed.name for seed in history.state.live_seeds() if rng.random() < self.trouble * 0.02)
         sampled = tuple(sorted(rng.sample(range(4), 2)))
         measured = health(sampled, tuple(rng.choice((None, rng.random())) for _ in sampled))
-        loss = 1.0 + rng.random() / 10 + (5.0 if rng.random() < 0.02 else 0.0)
+        loss = 1.0 + rng.random() / 10 + (5.0 if rng.random() < self.trouble * 0.02 else 0.0)
         arrival = history.arrival(step, loss, health=measured, failed=failed)
         place = len(history.events)
         wish = self._carry_out(decider.boundary(history.state, arrival, self._asked))
@@ -368,7 +371,7 @@ class Simulation:
     def _sent(self, step: int) -> list[script.Command]:
         """What has arrived: sensible commands, and others."""
         rng, state = self.rng, self.history.state
-        sent = [("cull", seed.name) for seed in state.live_seeds() if rng.random() < 0.04]
+        sent = [("cull", seed.name) for seed in state.live_seeds() if rng.random() < self.trouble * 0.04]
         sent += [("cull", rng.choice((None, "z#1", *state.seeds)))] if rng.random() < 0.05 else []
         sent += [(kind, None) for kind in ("pause", "pause", "dance", "stop") if rng.random() < 0.01]
         made = []

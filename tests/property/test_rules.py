@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from esper.events import Event, runs
@@ -23,7 +23,6 @@ from esper.tamiyo.state import RunState, SeedState
 from esper.tamiyo.verify import transactions, verify
 from tests.histories import FOLDS, RUN, History, Simulation
 
-some = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 HOST = {"BLENDING", "HOLDING"}
 
 
@@ -62,7 +61,7 @@ def simulations(draw: st.DrawFn) -> Watched:
             [
                 ("policy.seeds=20",),
                 ("policy.seeds=20", "training.concurrent=2", "policy.embargo=20"),
-                ("policy.seeds=20", "training.steps=10", "blending.steps=70", "blending.holding_steps=50"),
+                ("training.steps=10", "blending.steps=70", "blending.holding_steps=50", "checkpoint.keep=1"),
                 ("policy.seeds=20", "training.concurrent=2", "checkpoint.keep=1", "policy.exploration=0.4"),
                 ("policy.seeds=20", "decision.where=remote"),
                 ("policy.seeds=20", "decision.where=remote", "training.concurrent=3", "policy.exploration=0.4"),
@@ -71,8 +70,29 @@ def simulations(draw: st.DrawFn) -> Watched:
     )
     seed = draw(st.none() | st.integers(0, 10_000))
     made = Watched(Drawn(draw) if seed is None else random.Random(seed), *assignments)
+    made.trouble = draw(st.sampled_from([1, 3, 6]))
     made.run(draw(st.integers(1, 40)), draw(st.booleans()))
     return made
+
+
+def eventful(seed: int, *assignments: str) -> Watched:
+    """A long run that has what drawn ones have seldom."""
+    made = Watched(random.Random(seed), "policy.seeds=30", "policy.embargo=20", "training.concurrent=2", *assignments)
+    made.run(40, True)
+    return made
+
+
+EVENTFUL = [
+    *(eventful(seed) for seed in (3, 25, 29)),
+    *(eventful(seed, "decision.where=remote") for seed in (122, 158)),
+]
+
+
+def for_any_run(test: Callable[[Watched], None]) -> Callable[[], None]:
+    for run in EVENTFUL:
+        test = example(run)(test)
+    checked = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    return checked(given(simulations())(test))
 
 
 @dataclass(frozen=True)
@@ -122,14 +142,12 @@ def in_the_host(state: RunState) -> list[SeedState]:
     return [seed for seed in state.live_seeds() if seed.stage in HOST]
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_what_the_rules_decide_verifies(run: Watched) -> None:
     assert verify(RUN, run.history.events).findings == ()
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_nothing_is_asked_whose_answer_is_not_used(run: Watched) -> None:
     events = run.history.events
     for place, question, answer in run.asked:
@@ -166,8 +184,7 @@ def commands(events: list[Event]) -> list[UUID]:
     return [event.content.command for event in events if isinstance(event.content, answers)]
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_each_signal_is_answered_once(run: Watched) -> None:
     answers = runs.CommandAccepted | runs.CommandRejected | runs.DecisionMade | runs.DecisionRejected
     causes = [e.envelope.causes for e in run.history.events if isinstance(e.content, answers) and e.envelope.causes]
@@ -176,8 +193,7 @@ def test_each_signal_is_answered_once(run: Watched) -> None:
     assert commands(run.history.events) == list(dict.fromkeys(sent))
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_what_was_accepted_is_obeyed_and_nothing_else(run: Watched) -> None:
     every = moments(run.history)
     for now, then in pairwise([*every, None]):
@@ -204,15 +220,13 @@ def test_what_was_accepted_is_obeyed_and_nothing_else(run: Watched) -> None:
             assert (type(first), first.step, first.reason) == (runs.RunPaused, part[-1].after.step, "a pause command")
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_one_seed_at_most_blends_or_holds(run: Watched) -> None:
     for each in moments(run.history):
         assert len(in_the_host(each.after)) <= 1
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_a_seed_is_measured_at_each_boundary_and_never_on_the_next_verdicts_fold(run: Watched) -> None:
     for reached, *_ in together(run.history, runs.BoundaryReached):
         state, content = reached.before, reached.content
@@ -223,8 +237,7 @@ def test_a_seed_is_measured_at_each_boundary_and_never_on_the_next_verdicts_fold
             assert trial.n == 400 // FOLDS
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_folds_are_used_in_turn_and_the_audits_is_the_one_that_was_reserved(run: Watched) -> None:
     used, reserved = [], {}
     for each in moves(moments(run.history)):
@@ -240,15 +253,13 @@ def test_folds_are_used_in_turn_and_the_audits_is_the_one_that_was_reserved(run:
     assert used == [number % FOLDS for number in range(len(used))]
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_the_levels_of_all_verdicts_fall_as_their_number_grows(run: Watched) -> None:
     z = [each.content.evidence.z for each in moves(moments(run.history), gate="verdict")]
     assert z == sorted(set(z))
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_a_verdict_has_its_steps_its_measurements_and_a_host_that_stays(run: Watched) -> None:
     for part in together(run.history, runs.BoundaryReached):
         left = [each.event.envelope.sequence for each in moves(part) if each.content.from_stage in HOST]
@@ -263,8 +274,7 @@ def test_a_verdict_has_its_steps_its_measurements_and_a_host_that_stays(run: Wat
             assert culled == []
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_a_gate_is_asked_at_the_first_boundary_at_which_its_time_has_come(run: Watched) -> None:
     least = lengths(run)
     for part in together(run.history, runs.BoundaryReached):
@@ -280,8 +290,7 @@ def test_a_gate_is_asked_at_the_first_boundary_at_which_its_time_has_come(run: W
                 assert in_the_host(end) or host_back
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_a_stage_in_the_host_has_its_whole_length(run: Watched) -> None:
     for each in moves(moments(run.history)):
         if each.content.gate in ("blend", "audit"):
@@ -289,8 +298,7 @@ def test_a_stage_in_the_host_has_its_whole_length(run: Watched) -> None:
             assert each.content.step - seed.since >= lengths(run)[seed.stage]
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_a_seed_that_failed_is_culled_and_an_alarm_culls_what_is_in_the_host(run: Watched) -> None:
     for part in together(run.history, runs.BoundaryReached):
         end, failed = part[-1].after, part[0].content.failed
@@ -305,8 +313,7 @@ def test_a_seed_that_failed_is_culled_and_an_alarm_culls_what_is_in_the_host(run
         assert alarmed or not moves(part, gate="governor")
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_every_boundary_has_one_decision_or_one_miss(run: Watched) -> None:
     remote = run.history.settings.decision.where == "remote"
     seen: list[int] = []
@@ -325,8 +332,7 @@ def test_every_boundary_has_one_decision_or_one_miss(run: Watched) -> None:
         seen.append(step)
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_a_germination_is_carried_out_at_the_next_boundary_or_gone_with_a_rollback(run: Watched) -> None:
     for part in together(run.history, runs.BoundaryReached):
         pending = part[0].before.pending
@@ -348,8 +354,7 @@ def test_a_germination_is_carried_out_at_the_next_boundary_or_gone_with_a_rollba
         assert back.after.pending == (pending if kept else None)
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_no_name_is_used_twice_and_an_embargo_is_kept(run: Watched) -> None:
     embargo = run.history.settings.policy.embargo
     names = Counter(each.content.seed for each in moves(moments(run.history), from_stage="DORMANT"))
@@ -362,8 +367,7 @@ def test_no_name_is_used_twice_and_an_embargo_is_kept(run: Watched) -> None:
             assert all(made.step - seed.since >= embargo for seed in there if seed.stage == "CULLED")
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_a_rollback_goes_to_the_newest_checkpoint_that_was_due_and_keeps_nothing_younger(run: Watched) -> None:
     for part in together(run.history, runs.RolledBack):
         back = part[0]
@@ -383,8 +387,7 @@ def test_a_rollback_goes_to_the_newest_checkpoint_that_was_due_and_keeps_nothing
             assert began.step in {each.step for each in back.after.checkpoints}
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_the_governor_gives_up_after_two_rollbacks_in_a_row_or_without_an_update(run: Watched) -> None:
     window = run.history.settings.governor.window
     for each in moments(run.history):
@@ -397,13 +400,13 @@ def test_the_governor_gives_up_after_two_rollbacks_in_a_row_or_without_an_update
                 assert each.event is run.history.events[-1]
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_no_checkpoint_is_retired_that_a_recovery_could_need(run: Watched) -> None:
     for each in moments(run.history):
         there = {checkpoint.step for checkpoint in each.after.checkpoints}
         match each.content:
-            case runs.CheckpointRetired():
+            case runs.CheckpointRetired(step=gone):
+                assert gone not in {seed.entered("BLENDING").step for seed in in_the_host(each.before)}  # type: ignore[union-attr, arg-type]
                 due = [checkpoint.step for checkpoint in each.before.checkpoints if checkpoint.reason != "pause"]
                 assert {0, max(due), max(c.step for c in each.before.checkpoints)} <= there
             case runs.RolledBack(to_step=step) | runs.RunResumed(checkpoint=step):
@@ -412,8 +415,7 @@ def test_no_checkpoint_is_retired_that_a_recovery_could_need(run: Watched) -> No
                 assert each.before.seeds[name].entered("BLENDING").step in there  # type: ignore[union-attr, arg-type]
 
 
-@some
-@given(simulations())
+@for_any_run
 def test_the_end_counts_the_seeds(run: Watched) -> None:
     end = moments(run.history)[-1]
     if isinstance(end.content, runs.RunCompleted):
