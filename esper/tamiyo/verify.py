@@ -177,7 +177,7 @@ class _Verification:
         ignored = POLICYS_OWN if answers.unknown else frozenset[str]()
         for what in _differences(event.content, put.content, GIVEN.get(kind, MEASURED) | ignored):
             self.find(put.rule, what)
-        if put.causes and event.envelope.causes != put.causes:
+        if event.envelope.causes != put.causes:
             self.find(put.rule, f"it was caused by {_listed(event.envelope.causes)}, not by {_listed(put.causes)}")
         if put.causes and isinstance(event.content, _ANSWERS):
             if not self._answered.isdisjoint(put.causes):
