@@ -54,7 +54,8 @@ class Registry(Generic[T]):
         found: dict[str, tuple[str, T]] = {}
         for place, each in [*self._built_in(), *self._of_users()]:
             if not isinstance(each, self._of):
-                raise UsageError(f"{place} is no {self.what} but a {type(each).__name__}")
+                what = "missing" if each is None else f"a {type(each).__name__}"
+                raise UsageError(f"{place} is no {self.what} but {what}")
             name = self._key(each)
             if name in found:
                 raise UsageError(f"there are two of the {self.what} {name!r}: {found[name][0]} and {place}; rename one")
@@ -65,7 +66,8 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
             if not module.name.rpartition(".")[2].startswith("_"):
-                yield f"{module.name}:{self._attribute}", getattr(importlib.import_module(module.name), self._attribute)
+                found = importlib.import_module(module.name)
+                yield f"{module.name}:{self._attribute}", getattr(found, self._attribute, None)
 
     def _of_users(self) -> Iterator[tuple[str, object]]:
         for point in entry_points(group=self._group):

@@ -181,7 +181,10 @@ def settings_with(values: Mapping[str, Any]) -> Settings:
 
 def settings_from_json(text: str) -> Settings:
     """The settings of a run from its RunStarted; the environment has no say. Raises RunUnusable."""
-    recorded = json.loads(text)
+    try:
+        recorded = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise RunUnusable(f"the run's settings are no JSON object ({error}); copy its log again, whole") from error
     sections: Values = {}
     for name, field in Settings.model_fields.items():
         try:

@@ -76,9 +76,7 @@ class Bench:
             )
         names = tuple(site.name for site in sites_of(self.subject, self.wanted, state))
         if names != state.sites.names:
-            raise UsageError(
-                f"sites= gives {len(names)} layers, the run's are {len(state.sites.names)} others; pass the same sites"
-            )
+            raise UsageError(f"{_difference(names, state.sites.names)}; pass the same model and sites as to start")
         return adopt(state.environment, self.subject.model, inexact)
 
     def opened_writer(self) -> tuple[Writers, Writer]:
@@ -121,6 +119,17 @@ class Bench:
         if settings.every == 0:
             return None
         return Meter(self.subject, garden, Recorder(self.log, self.run_id, attempt, epoch, settings), settings)
+
+
+def _difference(names: Sequence[str], runs: Sequence[str]) -> str:
+    """In words, for two lists of sites that are not the same."""
+    for name in runs:
+        if name not in names:
+            return f"the run has a site {name!r}, which the model and sites= do not give"
+    for name in names:
+        if name not in runs:
+            return f"the model and sites= give a site {name!r}, which the run has not"
+    return "the model has the run's sites in another order"
 
 
 def bench_for(opened: ExitStack, run_id: str, subject: Subject, sites: Sites, home: Path, url: str | None) -> Bench:

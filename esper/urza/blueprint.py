@@ -11,7 +11,7 @@ import json
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from esper.errors import UsageError
@@ -30,7 +30,11 @@ def known(registry: Registry[T], name: Any) -> T:
     try:
         return registry[str(name)]
     except UsageError as error:
-        raise PydanticCustomError("unknown", "{reason}", {"reason": str(error)}) from error
+        raise _wrong(str(error)) from error
+
+
+def _wrong(reason: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong", "{reason}", {"reason": reason})
 
 
 def operator_of(part: Any) -> Operator:
@@ -56,6 +60,21 @@ class Graph(Part):
     sizes: dict[Name, Size] = Field(max_length=32)
     nodes: tuple[Annotated[Node, PlainValidator(_node)], ...] = Field(min_length=1, max_length=32)
     output: Name
+
+    @model_validator(mode="after")
+    def _wired(self) -> Graph:
+        """Each input is ``x`` or a node before it, each name is there once, and the output is a node."""
+        given = {"x"}
+        for node in self.nodes:
+            if node.name in given:
+                raise _wrong(f"the node {node.name!r} is there twice")
+            for source in node.sources:
+                if source not in given:
+                    raise _wrong(f"the node {node.name!r} takes {source!r}, which is not before it")
+            given.add(node.name)
+        if self.output not in given - {"x"}:
+            raise _wrong(f"its output {self.output!r} is no node")
+        return self
 
 
 class Definition(Part):

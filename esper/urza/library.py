@@ -79,5 +79,12 @@ def register() -> list[BlueprintRegistered]:
 @cache
 def _built_in() -> tuple[BlueprintRegistered, ...]:
     folder = files("esper.urza") / "blueprints"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
-    return tuple(registration((folder / name).read_text(encoding="utf-8")) for name in names)
+    found: dict[tuple[str, int], BlueprintRegistered] = {}
+    for name in sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json")):
+        try:
+            content = registration((folder / name).read_text(encoding="utf-8"))
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+        if found.setdefault((content.name, content.version), content) is not content:
+            raise UsageError(f"{name}: there is a blueprint {content.name} of version {content.version} already")
+    return tuple(found.values())

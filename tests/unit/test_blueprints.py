@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from esper.events.assets import (
 )
 from esper.events.codec import canonical_json
 from esper.events.runs import Evidence
-from esper.urza import Library, built_in, fold, parameter_count
+from esper.urza import Library, built_in, fold, library, parameter_count
 from esper.urza.blueprint import read_definition, registration
 from esper.urza.fit import fit
 from esper.urza.library import request_of
@@ -181,10 +182,6 @@ def test_text_that_is_no_definition_is_refused(text: str) -> None:
         (f"{LINEAR}.sizes.hidden", {"mul": [2**31, 2**31, 2**31]}, "too large"),
         (f"{LINEAR}.sizes.in", 3, "'in' is given twice"),
         (f"{LINEAR}.nodes.2.out", 7, "its output has size 7, the site's 10"),
-        (f"{LINEAR}.nodes.1.input", "up", "takes 'up', which is not before it"),
-        (f"{LINEAR}.nodes.1.name", "down", "'down' is there twice"),
-        (f"{LINEAR}.nodes.1.name", "x", "'x' is there twice"),
-        (f"{LINEAR}.output", "x", "'x' is no node"),
     ],
 )
 def test_a_blueprint_that_does_not_fit_says_why_and_counts_as_minus_one(
@@ -194,6 +191,39 @@ def test_a_blueprint_that_does_not_fit_says_why_and_counts_as_minus_one(
     with pytest.raises(UsageError, match=words):
         fit(read_definition(content.definition), "Linear", (20, 10))
     assert parameter_count(content, "Linear", (20, 10)) == -1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (f"{LINEAR}.nodes.1.input", "up", "takes 'up', which is not before it"),
+        (f"{LINEAR}.nodes.1.name", "down", "'down' is there twice"),
+        (f"{LINEAR}.nodes.1.name", "x", "'x' is there twice"),
+        (f"{LINEAR}.output", "x", "'x' is no node"),
+    ],
+)
+def test_a_blueprint_whose_graph_is_broken_is_refused_where_it_is_read(
+    raw: dict[str, Any], path: str, value: Any, words: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"definition is wrong at graphs\.Linear: .*{words}"):
+        registration(spoil(raw, path, value))
+
+
+def test_a_built_in_blueprint_that_is_wrong_is_named_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "blueprints"
+    folder.mkdir()
+    monkeypatch.setattr("esper.urza.library.files", lambda package: tmp_path)
+    built_in = inspect.unwrap(library._built_in)
+    (folder / "one.json").write_text("{")
+    with pytest.raises(UsageError, match=r"^one\.json: the blueprint's definition is wrong"):
+        built_in()
+    text = named("low_rank").definition
+    (folder / "one.json").write_text(text)
+    (folder / "two.json").write_text(text.replace('"linear"]', '"flat"]'))
+    with pytest.raises(UsageError, match=r"^two\.json: there is a blueprint low_rank of version 1 already"):
+        built_in()
 
 
 def test_a_convolution_at_a_linear_and_groups_that_do_not_divide_do_not_fit(raw: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ SITES: dict[str, nn.Module] = {
     "linear in double": nn.Linear(8, 6, dtype=torch.float64),
     "linear in half": nn.Linear(8, 6, dtype=torch.float16),
     "linear in bfloat16": nn.Linear(8, 6, dtype=torch.bfloat16),
+    "layer norm": nn.LayerNorm(12),
+    "layer norm in double": nn.LayerNorm(40, dtype=torch.float64),
     "conv": nn.Conv2d(6, 8, 3, padding=1),
     "conv 1x1 strided": nn.Conv2d(6, 8, 1, stride=2),
     "conv of one channel": nn.Conv2d(1, 8, 5),

@@ -20,6 +20,7 @@ from esper.artifacts import ArtifactStore, open_store
 from esper.errors import CorruptArtifact, UsageError
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected, KernelRequested
 from esper.events.codec import jsonable
+from esper.kasmina.kinds import KINDS
 from esper.tezzeret import Kernel, build, compile_kernel, load_kernel
 from esper.tezzeret.birth import examine
 from esper.tezzeret.kernel import kernel_bytes, kernel_key, save_kernel
@@ -357,7 +358,7 @@ def test_a_kind_of_site_that_is_unknown_is_rejected_saying_what_there_is(store: 
     request = replace(requested(blueprint, nn.Linear(4, 4)), kind="Attention")
     content, _ = compile_kernel(store, blueprint, request)
     assert isinstance(content, KernelRejected)
-    assert "no kind of site 'Attention'; there are Conv2d, " in content.reason
+    assert f"no kind of site 'Attention'; there are {', '.join(KINDS.all)}" in content.reason
 
 
 @pytest.mark.parametrize("geometry", ["", "{", '{"padding": [1, 1], "code": "import os"}', '{"padding": [-1, 0]}'])
