@@ -73,7 +73,7 @@ class Registry(Generic[T]):
         for point in entry_points(group=self._group):
             try:
                 yield point.value, point.load()
-            except (ImportError, AttributeError) as error:
+            except (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError) as error:
                 raise UsageError(
                     f"the {self.what} {point.name!r} of an installed package cannot be loaded from {point.value}: "
                     f"{error}; mend or uninstall it"

@@ -62,7 +62,7 @@ def health(sites: tuple[int, ...], ratios: tuple[float | None, ...]) -> runs.Hea
 
 
 def settings(*assignments: str) -> Settings:
-    return settings_from(("boundary.steps=10", "policy.warmup=0", *assignments))
+    return settings_from(("boundary.steps=10", "policy.warmup=0", f"gate.folds={FOLDS}", *assignments))
 
 
 class History:
@@ -325,7 +325,7 @@ class Simulation:
         """A loss that is not finite."""
         self._commit()
         place = len(self.history.events)
-        updated = self.rng.random() < 0.98
+        updated = self.rng.random() < 0.98 or self.history.state.digest != ""  # a boundary comes after an update
         if self._carry_out(decider.rollback(self.history.state, step, updated)) is None:
             contents = [event.content for event in self.history.events[place:]]
             every = self.history.settings.checkpoint.steps

@@ -215,7 +215,12 @@ def _committed(state: RunState, event: runs.CheckpointCommitted) -> None:
 
 
 def _retired(state: RunState, event: runs.CheckpointRetired) -> None:
-    state.checkpoints = tuple(c for c in state.checkpoints if (c.step, c.manifest) != (event.step, event.manifest))
+    kept = list(state.checkpoints)
+    for each in kept:
+        if (each.step, each.manifest) == (event.step, event.manifest):
+            kept.remove(each)  # one of equal ones: a pause's may be what was due at its step, byte for byte
+            break
+    state.checkpoints = tuple(kept)
 
 
 def _rolled_back(state: RunState, event: runs.RolledBack) -> None:

@@ -30,7 +30,7 @@ class NotOnTheLog(Exception):
         self.rule, self.what = rule, what
 
 
-class Logged:
+class LoggedAnswers:
     """Answers from ``events``, what is left of a transaction; whoever carries the script out takes them away.
 
     ``unknown`` is set when the next decision is by a policy that this version does not have.

@@ -15,8 +15,8 @@ Action = Literal["wait", "germinate"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy chose. ``propensity`` is the probability with which it would choose this, and ``alternatives`` holds
-    every action that it might have chosen, this one included; their propensities add up to 1."""
+    """What a policy chose. ``propensity`` is the probability with which it would choose this; ``alternatives`` are all
+    that it might have chosen, this one included, and their propensities add up to 1."""
 
     action: Action
     site: str | None

@@ -18,7 +18,7 @@ from esper.events import Event, runs
 from esper.events.ids import run_event_id
 from esper.kasmina.stages import IllegalMove, Stage
 from esper.tamiyo.fold import apply
-from esper.tamiyo.logged import POLICYS_OWN, Logged, NotOnTheLog
+from esper.tamiyo.logged import POLICYS_OWN, LoggedAnswers, NotOnTheLog
 from esper.tamiyo.policies import registered
 from esper.tamiyo.remote import Questions
 from esper.tamiyo.rules import decider
@@ -31,6 +31,9 @@ T = TypeVar("T")
 MEASURED = frozenset(("measured",))
 GIVEN = {kind: MEASURED.union(names) for kind, names in INPUTS.items()}
 """The fields of a class that no rule decides."""
+IMPOSSIBLE = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError)
+"""What values raise that a schema allows and no trainer writes, such as parallel arrays of unequal lengths."""
+UNCHECKED = "what follows was not checked"
 LONGEST = 400  # characters of a value in a finding
 
 
@@ -67,6 +70,10 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
             found.take(transaction)
         except (SequenceGap, IllegalMove) as error:
             found.find("what can be folded", f"{error}; what follows was not checked")
+            break
+        except IMPOSSIBLE as error:
+            said = f"{type(error).__name__}: {error}"
+            found.find("what can be computed with", f"its values are none that a run can have ({said}); {UNCHECKED}")
             break
     return Report(tuple(found.findings), dict(found.counts))
 
@@ -108,6 +115,7 @@ class _Verification:
         self._between = Between()
         self._asked: Questions | None = None
         self._answered: set[UUID] = set()  # signals
+        self._last: object = None  # the content of the last event
 
     def find(self, rule: str, what: str) -> None:
         """Something is wrong with the event after ``state``."""
@@ -116,23 +124,23 @@ class _Verification:
     def take(self, events: deque[Event]) -> None:
         """Check the events of one transaction; raises SequenceGap or IllegalMove at one that cannot be folded."""
         state, first = self.state, events[0].content
-        for objection in self._between.objections(state, events[0]):
-            self.find(*objection)
+        for fault in self._between.faults(state, events[0]):
+            self.find(*fault)
         contents = [event.content for event in events]
         match first:
             case runs.BoundaryReached():
                 arrival = replace(first, failed=_failed(state, first, contents))
-                answers = Logged(events, first, self._asked)
+                answers = LoggedAnswers(events, first, self._asked)
                 wish = self._carry_out(decider.boundary(state, arrival, self._asked), answers, events)
                 self._between.note(self.state, contents, wish)
             case runs.RolledBack():
-                self._carry_out(decider.rollback(state, first.step, updated=True), Logged(events), events)
+                self._carry_out(decider.rollback(state, first.step, updated=True), LoggedAnswers(events), events)
                 self._between.note(self.state, contents, None)
             case runs.RunFailed():
-                updated = first.cause != decider.NEVER_UPDATED
-                self._carry_out(decider.rollback(state, first.step, updated=updated), Logged(events), events)
+                updated = first.cause != decider.NEVER_UPDATED or state.digest != ""  # a boundary comes after updates
+                self._carry_out(decider.rollback(state, first.step, updated=updated), LoggedAnswers(events), events)
             case runs.RunCompleted():
-                self._carry_out(decider.completion(state, first), Logged(events), events)
+                self._carry_out(decider.completion(state, first), LoggedAnswers(events), events)
             case _:
                 self._fold(events.popleft())
                 if isinstance(first, runs.RunStarted):
@@ -144,7 +152,7 @@ class _Verification:
         decision = settings_of(self.state).decision
         self._asked = Questions(decision.lag) if decision.where == "remote" else None
 
-    def _carry_out(self, rules: Script[T], answers: Logged, events: deque[Event]) -> T | None:
+    def _carry_out(self, rules: Script[T], answers: LoggedAnswers, events: deque[Event]) -> T | None:
         """Compare ``events`` with what ``rules`` put. After the first that is another the rest is folded unchecked."""
         answer: Any = None
         try:
@@ -166,7 +174,7 @@ class _Verification:
                 self._fold(events.popleft())
             return None
 
-    def _compared(self, put: Put, events: deque[Event], answers: Logged) -> RunState:
+    def _compared(self, put: Put, events: deque[Event], answers: LoggedAnswers) -> RunState:
         """The state after the next event, which should be the one of ``put``."""
         kind = type(put.content)
         if not events:
@@ -204,9 +212,9 @@ class _Verification:
             self._fold(events.popleft())
 
     def _fold(self, event: Event) -> None:
-        for what in _identity(self.state, event):
+        for what in _identity(self.state, event, self._last):
             self.find("who writes a run, and in what order", what)
-        self.state = apply(self.state, event)
+        self.state, self._last = apply(self.state, event), event.content
         self.counts["events"] += 1
 
     def _count(self, content: object, unknown: bool) -> None:
@@ -229,7 +237,7 @@ def _failed(state: RunState, arrival: runs.BoundaryReached, contents: list[Any])
     return tuple(dict.fromkeys((*unmeasured, *culled)))
 
 
-def _identity(state: RunState, event: Event) -> Iterator[str]:
+def _identity(state: RunState, event: Event, last: object) -> Iterator[str]:
     envelope = event.envelope
     if envelope.epoch is None or envelope.sequence is None:
         yield "it has no epoch and no sequence number"
@@ -238,7 +246,10 @@ def _identity(state: RunState, event: Event) -> Iterator[str]:
         yield f"its id is {envelope.id}, which is not that of event {envelope.sequence} of epoch {envelope.epoch}"
     if envelope.epoch < state.writer_epoch:
         yield f"its epoch is {envelope.epoch}, after one of epoch {state.writer_epoch}"
-    if state.sequence and (envelope.epoch > state.writer_epoch) is not isinstance(event.content, runs.RunResumed):
+    resumed = isinstance(event.content, runs.RunResumed)
+    if resumed and isinstance(last, runs.RunResumed) and last.reopened:
+        return  # the resume's writer was lost before its first event
+    if state.sequence and (envelope.epoch > state.writer_epoch) is not resumed:
         begins = "which no RunResumed begins" if envelope.epoch > state.writer_epoch else "in which the run went on"
         yield f"its epoch is {envelope.epoch}, {begins}"
 
@@ -248,13 +259,21 @@ def _differences(
 ) -> Iterator[str]:
     """The fields, and those of their parts, in which two contents of one class differ, in words."""
     for name in type(logged).__dataclass_fields__:
-        now, then = getattr(computed, name), getattr(logged, name)
-        if now is then or name in ignored or now == then:
-            continue
-        if is_dataclass(now) and type(now) is type(then):
-            yield from _differences(then, now, within=f"{within}{name}.")
-        else:
-            yield f"{within}{name} is {_short(then)}, computed {_short(now)}"
+        if name not in ignored:
+            yield from different(getattr(logged, name), getattr(computed, name), f"{within}{name}")
+
+
+def different(logged: Any, computed: Any, name: str) -> Iterator[str]:
+    """In words, where the values that a log holds and that were computed differ; two that are no number do not."""
+    if logged is computed or (type(logged) is not float and logged == computed):
+        return
+    if is_dataclass(logged) and type(logged) is type(computed):
+        yield from _differences(logged, computed, within=f"{name}.")
+    elif isinstance(logged, tuple) and isinstance(computed, tuple) and len(logged) == len(computed):
+        for place, (then, now) in enumerate(zip(logged, computed, strict=True)):
+            yield from different(then, now, f"{name}[{place}]")
+    elif logged != computed and not (logged != logged and computed != computed):  # NaN is what was measured
+        yield f"{name} is {_short(logged)}, computed {_short(computed)}"
 
 
 def _short(value: object) -> str:

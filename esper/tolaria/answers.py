@@ -51,7 +51,6 @@ class Answers:
     def carry_out(self, tx: Transaction, rules: Script[T]) -> T:
         """Add to ``tx`` what ``rules`` put, and answer what they ask; returns what they return."""
         answer: Any = None
-        self._commands.extend(self._inbox.take())
         while True:
             began = time.perf_counter()
             try:
@@ -110,6 +109,8 @@ class Answers:
         raise TypeError(f"no answer to {question}")
 
     def _command(self, run_id: str) -> script.Command | None:
+        if not self._commands:
+            self._commands.extend(self._inbox.take())
         if not self._commands:
             return None
         command = self._commands.popleft()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
-from esper.errors import ModelMismatch
+from esper.errors import ModelMismatch, Unsupported
 from esper.events.runs import SeedTransitioned
 from esper.kasmina import generators
 from esper.kasmina.alpha import alpha, rate_factor
@@ -27,6 +28,7 @@ from esper.settings import Settings
 from esper.tezzeret.kernel import load_kernel
 from esper.tolaria.subject import Subject, load_optimizer
 
+logger = logging.getLogger("esper")
 ATTACHED = IN_THE_HOST | {Stage.FOSSILISED}
 
 
@@ -112,13 +114,19 @@ class Garden:
                 plant.blended += 1
 
     def birth_gradient(self, name: str, batch: Any) -> float | None:
-        """The norm of a seed's first isolated gradient on a gate batch; None if its loss is not finite."""
+        """The norm of a seed's first isolated gradient on a gate batch; None if its loss is not finite, or the kernel
+        does not work on what its site is given."""
         seed, subject = self.plants[name].seed, self._subject
         with without_trace(subject.model), without_trace(seed.kernel):
             subject.model.eval()  # a batch of one example is not enough for batch norm
-            _, gradients = isolated_gradients(
-                subject.model, subject.loss, batch, seed.span, seed.kernel, generators.capture()
-            )
+            try:
+                _, gradients = isolated_gradients(
+                    subject.model, subject.loss, batch, seed.span, seed.kernel, generators.capture()
+                )
+            except (RuntimeError, Unsupported) as error:  # torch's for dtypes, devices and shapes that do not fit
+                reason = " ".join(str(error).split())[:300]
+                logger.warning("seed %s cannot live at its site, so it is culled: %s", name, reason)
+                return None
         if gradients is None:
             return None
         norm = float(torch.nn.utils.get_total_norm(gradients))

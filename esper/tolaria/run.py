@@ -34,7 +34,7 @@ class Run:
         self.run_id = run_id
         self._trainer = trainer
         self._state = state
-        self._committed = 0
+        self._committed, self._step = 0, state.step
         self._iterating = False
         self._interrupted = threading.Event()
         self._closing = weakref.finalize(self, opened.close)  # when the run is forgotten, and at exit
@@ -58,6 +58,7 @@ class Run:
         self._closing()
         if self._trainer is not None:
             self._state, self._committed = self._trainer.journal.state, self._trainer.journal.committed
+            self._step = self._trainer.step
             self._trainer = None
 
     @property
@@ -73,7 +74,7 @@ class Run:
     @property
     def step_number(self) -> int:
         """Steps done so far, those before a resume included."""
-        return self._trainer.step if self._trainer else self._state.step
+        return self._trainer.step if self._trainer else self._step
 
     @property
     def events_written(self) -> int:
@@ -170,7 +171,7 @@ class Run:
         """What Prometheus reads of this run, for ``esper.nissa.metrics.serving``; any thread may ask."""
         trainer = self._trainer
         if trainer is None:
-            return of_run(self._state, self._state.step, self._committed, 0)
+            return of_run(self._state, self._step, self._committed, 0)
         dropped = 0 if trainer.meter is None else trainer.meter.dropped
         return of_run(trainer.journal.latest, trainer.step, trainer.journal.committed, dropped)
 

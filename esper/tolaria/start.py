@@ -102,6 +102,8 @@ def start(
         bench = bench_for(opened, run_id, subject, sites, Path(home), log)
         bench.check_new()
         chosen = _settings(settings)
+        if not -(2**63) <= seed < 2**63:
+            raise UsageError(f"seed={seed} does not fit into 64 bits; choose a smaller one")
         gate = _read_gate(gate_data, chosen)
         if gate is None:
             logger.warning("run %s: no gate_data, so no seed will germinate", run_id)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from esper.errors import ReplayDivergence, RunEnded, TrainingFailed
+from esper.errors import ReplayDivergence, RunEnded, TrainingFailed, UsageError
 from esper.events.runs import BoundaryReached, RolledBack, RunCompleted, RunPaused, SeedTransitioned, SiteTable
 from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
@@ -213,7 +213,7 @@ class Trainer:
                 "resume it with a loop that is at least as long"
             )
         self.keeper.commit(wait=True)
-        measured = {name: float(value) for name, value in test(self.subject.model).items()} if test else {}
+        measured = _numbers(test(self.subject.model)) if test else {}
         end = RunCompleted(
             step=self.step,
             final_loss=self.window.last,
@@ -309,11 +309,11 @@ class Trainer:
 
     def _roll_back(self) -> Sequence[object]:
         """The governor: a loss that is not finite takes the run back to the newest checkpoint due, or ends it."""
-        self.keeper.commit(wait=True)
+        state, updated = self.journal.state, self.window.updates > 0
+        if decider.hopeless(state.rollbacks, self.step, updated, self.settings.governor) is None:
+            self.keeper.commit(wait=True)
         transaction = self.journal.transaction()
-        cause = self.answers.carry_out(
-            transaction, decider.rollback(transaction.state, self.step, self.window.updates > 0)
-        )
+        cause = self.answers.carry_out(transaction, decider.rollback(transaction.state, self.step, updated))
         self.journal.commit(transaction)
         if cause is not None:
             self.close()
@@ -354,3 +354,14 @@ class Trainer:
         message += f"; go on with {resume}" if status == "paused" else ""
         logger.warning("%s", message)
         raise RunEnded(run_id, status, message)
+
+
+def _numbers(measured: Mapping[str, float]) -> dict[str, float]:
+    """What a test has measured, as a log takes it. Raises UsageError for anything but numbers by name."""
+    try:
+        return {name.encode().decode(): float(value) for name, value in measured.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"finish(test=...) gave {str(measured)[:200]} ({error}); return numbers by name, such as "
+            '{"accuracy": 0.91}, then resume the run to finish it'
+        ) from error

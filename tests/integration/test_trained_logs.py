@@ -174,3 +174,22 @@ def test_a_log_that_breaks_the_rules_is_told_by_event_and_rule(
     said, _ = result.out.splitlines()
     what = r"evidence\.passed is False, computed True \(rule: the gate verdict\)"
     assert re.fullmatch(rf"event {place + 1} at esper\.runs/\d+:{place}: {what}", said)
+
+
+def test_what_is_found_many_times_is_said_once(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = [
+        Event(each.envelope, replace(each.content, version="9"))
+        if isinstance(each.content, runs.DecisionMade)
+        else each
+        for each in trained.events
+    ]
+    made = [place for place, each in enumerate(events, 1) if isinstance(each.content, runs.DecisionMade)]
+    with closing(open_log(log_url(tmp_path))) as log, closing(log.open_writer(RUN)) as writer:
+        writer.append([record_of_event(event, RUN) for event in events])
+    result = runner(tmp_path, capsys)("verify", RUN)
+    (said,) = [line for line in result.out.splitlines() if "heuristic 9 is not known here" in line]
+    assert said.startswith(f"event {made[0]} at ")
+    assert said.endswith(f"; so it is said of {len(made) - 1} more, the last of them event {made[-1]}")
+    assert result.code == 1

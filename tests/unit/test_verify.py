@@ -8,13 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from esper.errors import RunUnusable
 from esper.events import Event, runs
-from esper.tamiyo.verify import Report, verify
-from tests.histories import RUN, History, changed, find, later, simulate, without
+from esper.tamiyo.policies import newest
+from esper.tamiyo.rules import checkpoints, decider, script
+from esper.tamiyo.verify import Report, different, verify
+from tests.histories import ENVIRONMENT, RUN, History, changed, find, health, later, simulate, table, without
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +261,143 @@ def test_rules_that_this_version_does_not_know_are_refused_in_one_line(events: l
         RunUnusable, match=r"^run a-run decides by rules 2, this version of Esper knows rules 1 alone; "
     ):
         verify(RUN, changed(events, 0, rules=2))
+
+
+def paused_where_one_is_due() -> History:
+    """A pause at a step where a checkpoint is due: both have the same manifest, for that holds no reason."""
+    history = History("policy.seeds=0", "checkpoint.keep=1")
+    history.boundary(10)
+    history.decide()
+    for reason in ("epoch", "pause"):
+        history.add(
+            runs.CheckpointCommitted(step=14, manifest="m14", sequence=history.state.sequence, reason=reason, size=1)
+        )
+    history.add(runs.RunPaused(step=14, reason="Ctrl-C"))
+    history.epoch += 1
+    history.add(runs.RunResumed(checkpoint=14, inexact=False, environment=ENVIRONMENT, notes=()))
+    return history
+
+
+def test_of_two_equal_checkpoints_each_is_retired() -> None:
+    history = paused_where_one_is_due()
+    history.boundary(20)
+    history.decide()
+    history.checkpoint(25)
+    for _ in range(2):
+        history.add(runs.CheckpointRetired(step=14, manifest="m14"))
+    assert verify(RUN, history.events).findings == ()
+    assert [each.step for each in history.state.checkpoints] == [0, 25]
+    history.add(runs.CheckpointRetired(step=14, manifest="m14"))
+    assert "there is no checkpoint m14 of step 14" in verify(RUN, history.events).findings[-1].what
+
+
+def test_a_pause_in_a_replay_lies_before_the_last_boundary() -> None:
+    history = History("policy.seeds=0")
+    for step in (10, 20):
+        history.boundary(step)
+        history.decide()
+    history.checkpoint(15)
+    history.add(runs.RunPaused(step=15, reason="Ctrl-C"))
+    history.epoch += 1
+    history.add(runs.RunResumed(checkpoint=15, inexact=False, environment=ENVIRONMENT, notes=()))
+    end = runs.RunCompleted(step=25, final_loss=1.0, test={}, parameters_digest="ff", seeds={})
+    history.add(end)
+    assert verify(RUN, history.events).findings == ()
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_a_pause_stays_accepted_though_its_writer_was_lost(carried_out: bool) -> None:
+    history = History("policy.seeds=0")
+    asked = iter((script.Command(UUID(int=1), "pause", None, "me"), None))
+
+    def answer(question: script.Question) -> Any:
+        return newest(question.name) if isinstance(question, script.PolicyNamed) else next(asked)
+
+    history.carry_out(decider.boundary(history.state, history.arrival(10, failed=()), None), answer)
+    history.epoch += 1
+    history.add(runs.RunResumed(checkpoint=0, inexact=False, environment=ENVIRONMENT, notes=(), reopened=True))
+    history.checkpoint(10)
+    if carried_out:
+        history.add(runs.RunPaused(step=10, reason="a pause command"))
+        assert verify(RUN, history.events).findings == ()
+    else:
+        history.boundary(20)
+        said = [finding.what for finding in verify(RUN, history.events).findings]
+        assert "the run goes on, though a command to pause it was accepted" in said
+
+
+def test_a_resume_whose_writer_was_lost_before_its_first_event_has_two_in_one_epoch() -> None:
+    history = History("policy.seeds=0")
+    history.epoch += 1
+    for reopened in (True, False):
+        history.add(runs.RunResumed(checkpoint=0, inexact=False, environment=ENVIRONMENT, notes=(), reopened=reopened))
+    assert verify(RUN, history.events).findings == ()
+    history.add(runs.RunResumed(checkpoint=0, inexact=False, environment=ENVIRONMENT, notes=()))
+    assert "in which the run went on" in verify(RUN, history.events).findings[-1].what
+
+
+@pytest.mark.parametrize(("checkpoint", "right"), [(0, False), (10, True), (20, False)])
+def test_a_resume_begins_at_the_newest_checkpoint_that_was_not_damaged(checkpoint: int, right: bool) -> None:
+    history = History("policy.seeds=0")
+    for step in (10, 20):
+        history.boundary(step)
+        history.decide()
+        history.checkpoint(step)
+    history.epoch += 1
+    notes = (checkpoints.damaged_note(20),)
+    history.add(runs.RunResumed(checkpoint=checkpoint, inexact=False, environment=ENVIRONMENT, notes=notes))
+    assert verify(RUN, history.events).ok is right
+
+
+@pytest.mark.parametrize("step", [-5, 20, 10**9])
+def test_a_checkpoint_of_a_step_that_was_not_done_is_found(step: int) -> None:
+    history = History("policy.seeds=0")
+    history.boundary(10)
+    history.decide()
+    history.checkpoint(19)
+    assert verify(RUN, history.events).ok
+    history.checkpoint(step)
+    assert "a checkpoint is of a step that was done" in {each.rule for each in verify(RUN, history.events).findings}
+
+
+def test_a_checkpoint_after_the_end_is_found(events: list[Event]) -> None:
+    late = History("policy.seeds=0")
+    late.add(runs.RunCompleted(step=5, final_loss=1.0, test={}, parameters_digest="ff", seeds={}))
+    late.checkpoint(7)
+    assert [each.what for each in verify(RUN, late.events).findings] == ["the run is completed"]
+
+
+def test_a_run_that_reached_a_boundary_did_update() -> None:
+    history = History("policy.seeds=0")
+    history.boundary(10)
+    history.decide()
+    history.add(runs.RunFailed(step=13, cause=decider.NEVER_UPDATED))
+    assert "it is RunFailed, where RolledBack had to come" in verify(RUN, history.events).findings[-1].what
+
+
+def test_other_folds_than_the_settings_say_are_found() -> None:
+    assert "folds, the setting gate.folds is 5" in verify(RUN, History("gate.folds=5").events).findings[0].what
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (runs.RunStarted, {"sites": replace(table("a", "b"), reasons=())}),
+        (runs.BoundaryReached, {"health": replace(health((0,), (0.5,)), site=(-1,))}),
+    ],
+)
+def test_values_that_no_trainer_writes_are_a_finding(events: list[Event], kind: type, fields: dict[str, Any]) -> None:
+    found = verify(RUN, changed(events, find(events, kind), **fields)).findings
+    assert "what follows was not checked" in found[-1].what
+
+
+def test_settings_that_are_none_are_an_error_in_words(events: list[Event]) -> None:
+    with pytest.raises(RunUnusable, match="the run's settings are no JSON object"):
+        verify(RUN, changed(events, 0, settings="{not json"))
+
+
+def test_a_measurement_that_is_not_a_number_is_what_it_is() -> None:
+    trial = runs.Trial(seed="a#1", fold=1, n=100, mean=0.1, s=float("nan"), gradient_norm=1.0)
+    again = replace(trial, s=float("nan"))
+    assert list(different((trial,), (again,), "trials")) == []
+    assert list(different((trial,), (replace(again, s=0.5),), "trials")) == ["trials[0].s is nan, computed 0.5"]

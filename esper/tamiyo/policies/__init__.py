@@ -43,7 +43,7 @@ def registered() -> dict[tuple[str, str], Policy]:
         key=lambda policy: f"{policy.name} {policy.version}",
     )
     for policy in policies:
-        if not policy.version.isdecimal():
-            raise UsageError(f"policy {policy.name}: version {policy.version!r} is no whole number; give it one")
+        if not (isinstance(policy.version, str) and policy.version.isdecimal()):
+            raise UsageError(f"policy {policy.name}: version {policy.version!r} is no text of digits; make it one")
         observer(policy.observation)
     return {(policy.name, policy.version): policy for policy in policies}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from esper.events.runs import CheckpointCommitted, RolledBack, SeedTransitioned
 from esper.kasmina.stages import IN_THE_HOST, Stage
@@ -32,6 +33,15 @@ def changes(contents: Iterable[object]) -> list[str]:
         elif isinstance(each, SeedTransitioned) and each.to_stage in CHANGES:
             found.append(CHANGES[Stage(each.to_stage)])
     return found
+
+
+def newest_usable(state: RunState, damaged: AbstractSet[int]) -> int | None:
+    """The step of the newest checkpoint from which a run can go on while those of the steps ``damaged`` cannot be used:
+    those that seeds blending in it would go back to are whole as well. None if there is none."""
+    for step in sorted({each.step for each in state.checkpoints} - damaged, reverse=True):
+        if not blend_starts(state, step) & damaged:
+            return step
+    return None
 
 
 def damaged_note(step: int) -> str:
