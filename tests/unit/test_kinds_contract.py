@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from esper.artifacts import open_store
+from esper.errors import UsageError
 from esper.events.assets import KernelCompiled
 from esper.kasmina import generators
 from esper.kasmina.health import Probe
@@ -198,3 +199,12 @@ def test_a_table_of_it_costs_what_its_kernels_have(kind: Kind, example: nn.Modul
     assert table.kinds == (kind.name,)
     counts = [sum(each.numel() for each in seed.kernel.parameters()) for seed in garden.seeds()]
     assert sorted(cost for cost in table.costs[0] if cost > 0) == sorted(counts)
+
+
+def test_two_kinds_of_one_class_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(type(KINDS["Linear"])):  # type: ignore[misc]
+        name = "Other"
+
+    monkeypatch.setitem(vars(KINDS), "all", {**KINDS.all, "Other": Other()})
+    with pytest.raises(UsageError, match="Linear is of two kinds, Linear and Other; drop one"):
+        kind_of(nn.Linear(2, 2))

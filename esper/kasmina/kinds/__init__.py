@@ -7,7 +7,6 @@ What a kind says of numbers needs no torch; torch is imported only where a modul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -79,18 +78,13 @@ KINDS = Registry("kind of site", Kind, "esper.kasmina.kinds", "KIND", "esper.kin
 
 
 def kind_of(module: nn.Module) -> Kind | None:
-    """The kind of which ``module`` is; the closest, where a class of one kind extends that of another."""
-    kinds = _by_class()
-    return next((kinds[each] for each in type(module).__mro__ if each in kinds), None)
+    """The kind of which ``module`` is; the closest, where a class of one kind extends that of another.
 
-
-@cache
-def _by_class() -> dict[type[nn.Module], Kind]:
-    found: dict[type[nn.Module], Kind] = {}
+    Raises UsageError for two kinds of one class.
+    """
+    kinds: dict[type[nn.Module], Kind] = {}
     for kind in KINDS:
-        other = found.setdefault(kind.module(), kind)
+        other = kinds.setdefault(kind.module(), kind)
         if other is not kind:
-            raise UsageError(
-                f"{kind.module().__name__} is of two kinds of site, {other.name} and {kind.name}; drop one"
-            )
-    return found
+            raise UsageError(f"{kind.module().__name__} is of two kinds, {other.name} and {kind.name}; drop one")
+    return next((kinds[each] for each in type(module).__mro__ if each in kinds), None)
