@@ -2,6 +2,10 @@
 
 What it takes to make an event's record (id, envelope, headers, Avro body) from its content is part of the events per
 second, and so is waiting for the commit. Bare decoding is fastavro's, of the same values, in the same process.
+
+Bare producing is confluent_kafka's alone, by a producer with the same options: the same topic, keys, values and headers
+in the same transactions, in turns with ours on the same broker. It gets its bytes ready made, and so does the append
+that it is compared with; the second ratio is with the making of the records.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 
+from confluent_kafka import Producer
 from fastavro import schemaless_reader
 
 from benchmarks.brokers import kafka_log
@@ -22,7 +28,10 @@ from benchmarks.dormant import no_collection
 from benchmarks.log import RUN, boundary, start
 from benchmarks.report import Figure, at_least
 from esper.events import RunContent
-from esper.log import open_log
+from esper.log.kafka import open_kafka
+from esper.log.kafka.log import KafkaLog
+from esper.log.kafka.transactions import Message
+from esper.log.kafka.writer import KafkaWriter
 from esper.log.ordering import in_order
 from esper.log.port import RUNS, Log, Record, Writer
 from esper.log.records import run_record
@@ -34,7 +43,7 @@ TITLE = "the log on Kafka, one writer, one broker on this machine"
 
 
 def figures() -> list[Figure]:
-    with kafka_log() as url, closing(open_log(url)) as log:
+    with kafka_log() as url, closing(open_kafka(url)) as log:
         return [
             *two_threads(log, 1000, 40_000, 200),
             *one_thread(log, 1000, 200),
@@ -69,25 +78,40 @@ def two_threads(log: Log, batch: int, target: int, rounds: int, warm_up: int = 1
     return [at_least(f"append, {batch} a transaction, events/s", batch * rounds / took, target)]
 
 
-def one_thread(log: Log, batch: int, rounds: int, warm_up: int = 100) -> list[Figure]:
-    """The same by one thread, which makes a transaction's records, appends them, and only then makes the next's."""
+def one_thread(log: KafkaLog, batch: int, rounds: int, warm_up: int = 100) -> list[Figure]:
+    """The same by one thread, which makes a transaction's records, appends them, and only then makes the next's; in
+    turns with bare producing. Ratios are medians over the rounds."""
     writer = log.open_writer(f"{RUN}-one-{batch}")
-    making, committing = [], []
+    assert isinstance(writer, KafkaWriter)
+    producer = log.cluster.producer(transactional_id=log.address.named(f"bare-{batch}"), linger_ms=5)
+    producer.init_transactions()
+    making: list[float] = []
+    committing: list[float] = []
+    bare: list[float] = []
     contents = [boundary(place) for place in range(batch)]
     with no_collection():
         for number in range(rounds + warm_up):
             begin = time.perf_counter()
             records = _records(writer, contents, number * batch)
-            made = time.perf_counter()
-            writer.append(records)
-            committing.append(time.perf_counter() - made)
-            making.append(made - begin)
-    making, committing = making[warm_up:], committing[warm_up:]
+            making.append(time.perf_counter() - begin)
+            append = partial(writer.append, records)
+            produce = partial(_produce, producer, list(writer._messages(records)))
+            if number % 2:
+                bare.append(_seconds(produce))
+            committing.append(_seconds(append))
+            if number % 2 == 0:
+                bare.append(_seconds(produce))
+    making, committing, bare = making[warm_up:], committing[warm_up:], bare[warm_up:]
     writer.close()
     whole = sum(making) + sum(committing)
+    alone = [b / c for b, c in zip(bare, committing, strict=True)]
+    with_making = [b / (m + c) for b, m, c in zip(bare, making, committing, strict=True)]
     slowest = sorted(committing)
     return [
         Figure("  by one thread alone, events/s", batch * rounds / whole),
+        Figure("  bare producing of the same bytes, events/s", batch / statistics.median(bare)),
+        Figure("  append, of bare producing", statistics.median(alone)),
+        Figure("  append with the making of its records, of the same", statistics.median(with_making)),
         Figure(f"  making a record, {batch} at a time, microseconds", statistics.median(making) / batch * 1e6),
         Figure(f"  commit of {batch}, milliseconds, p50", slowest[len(slowest) // 2] * 1000),
         Figure(f"  commit of {batch}, milliseconds, p99", slowest[len(slowest) * 99 // 100] * 1000),
@@ -114,6 +138,13 @@ def read_decode_fold(log: Log, events: int = 20_000, rounds: int = 7) -> list[Fi
         Figure("read, order, decode and fold, events/s", events / statistics.median(ours)),
         at_least("read, order, decode and fold, of bare decoding", statistics.median(ratios), 0.5),
     ]
+
+
+def _produce(producer: Producer, messages: list[Message]) -> None:
+    producer.begin_transaction()
+    for topic, key, value, headers, _ in messages:
+        producer.produce(topic, value, key, headers=headers)
+    producer.commit_transaction()
 
 
 def _records(writer: Writer, contents: Iterable[RunContent], after: int) -> list[Record]:

@@ -191,7 +191,7 @@ def seeded(task: Task, home: str, stage: Stage) -> Run:
         site = next(each for each in garden.sites if each.kind == "Linear" and each.reason is None)
         blueprint = next(each for each in built_in().values() if each.blueprint.startswith("bottleneck_mlp@"))
         store = open_store(f"file:///{Path(home).absolute()}/artifacts")
-        born, _ = compile_kernel(store, blueprint, site.module, site.kind, site.dims, seed=0)
+        born, _ = compile_kernel(store, blueprint, site.request(blueprint.blueprint, 0))
         assert isinstance(born, KernelCompiled)
         for before, after in pairwise(LIFE[: LIFE.index(stage) + 1]):
             garden.apply(

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import EsperError, RunEnded
+from esper.version import __version__
 
 if TYPE_CHECKING:
     from esper.settings import Settings
     from esper.tolaria import Run, resume, start
 
-__version__ = "0.1.0"
 __all__ = ["EsperError", "Run", "RunEnded", "Settings", "__version__", "resume", "start"]
 
 # Imported on first use: commands that only read the log need no torch.

@@ -90,6 +90,7 @@ class Gate(Section):
 
 
 class Policy(Section):
+    name: str = Field("heuristic", description="policy that decides: heuristic, or one that a package brings")
     seeds: Annotated[int, Field(ge=0)] = Field(8, description="seeds germinated in a run, at most; 0 never grows")
     budget: float = Field(1.0, ge=0, description="parameters that seeds may add, as a share of the host's")
     cooldown: Annotated[int, Field(ge=0)] = Field(0, description="steps to wait after a germination")
@@ -180,7 +181,10 @@ def settings_with(values: Mapping[str, Any]) -> Settings:
 
 def settings_from_json(text: str) -> Settings:
     """The settings of a run from its RunStarted; the environment has no say. Raises RunUnusable."""
-    recorded = json.loads(text)
+    try:
+        recorded = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise RunUnusable(f"the run's settings are no JSON object ({error}); copy its log again, whole") from error
     sections: Values = {}
     for name, field in Settings.model_fields.items():
         try:

@@ -13,7 +13,7 @@ from esper.errors import DecodeError
 from esper.events import Event, deadletter, runs
 from esper.log.port import DEADLETTER, RUNS, Entry, Position
 from esper.log.records import event_of
-from esper.tamiyo.state import RunState
+from esper.tamiyo.state import FOLD, RunState
 from esper.tamiyo.view import Pieces, RunView, unpacked
 from streams import safe, tables
 from streams.records import Records, in_thread
@@ -116,7 +116,7 @@ class Runs:
     async def _behind(self, ticket: safe.Ticket, partition: int, run_id: str, before: Position | None) -> RunView:
         """Fold the run again and write what the table lacks: up to ``before`` what its head has not reached, or up to
         the run's end every piece that is another."""
-        known = 0 if before is None else self._sequence(partition, run_id)
+        known = 0 if before is None or self._by_another_fold(partition, run_id) else self._sequence(partition, run_id)
         view, missed = await in_thread(self._folded, run_id, before, known)
         await self._table.keep(ticket, partition, self._news(partition, run_id, 0, None, missed))
         return view
@@ -147,6 +147,10 @@ class Runs:
     def _sequence(self, partition: int, run_id: str) -> int:
         head = unpacked(self._table.value(partition, run_id))
         return int(head["sequence"]) if head is not None else 0
+
+    def _by_another_fold(self, partition: int, run_id: str) -> bool:
+        head = unpacked(self._table.value(partition, run_id))
+        return head is not None and head.get("fold") != FOLD
 
     def _note(self, entry: Entry, error: DecodeError) -> None:
         self._unreadable.append((entry, error))

@@ -11,7 +11,7 @@ from typing import Any
 from esper.errors import LogError
 from esper.log.ordering import once
 from esper.log.port import ASSETS, RUNS, Entry
-from esper.tamiyo.view import RunView, run_of, unpacked
+from esper.tamiyo.view import RunView, run_of, same, unpacked
 from esper.urza.library import Library, fold
 from esper.urza.view import states
 from streams.generations import Generation, partitions
@@ -101,7 +101,7 @@ def _compare(generation: Generation, run_id: str, kept: dict[str, bytes]) -> tup
     found = [
         Difference("runs", key, _difference(kept.get(key), fresh.get(key)))
         for key in sorted(kept.keys() | fresh.keys())
-        if kept.get(key) != fresh.get(key)
+        if not same(kept.get(key), fresh.get(key))
     ]
     return found, max(last - reached, 0) if not trouble else 0
 

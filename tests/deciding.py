@@ -7,10 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import replace
 from uuid import UUID
 
 from esper.events import Event
+from esper.events.assets import KernelRequested
 from esper.events.ids import signal_id
 from esper.events.runs import DecisionMade, DecisionRejected
 from esper.events.signals import DecisionProposed
@@ -19,10 +19,13 @@ from esper.log.port import RUNS, Record
 from esper.log.records import event_of
 from esper.tamiyo.fold import apply
 from esper.tamiyo.remote import proposals, questions, signal_of
+from esper.tamiyo.rules.decisions import decide
+from esper.tamiyo.rules.script import KernelWanted
 from esper.tamiyo.state import RunState, settings_of
-from esper.tolaria.decisions import Remote
-from esper.tolaria.inbox import Proposal
+from esper.tolaria.answers import Answers
+from esper.tolaria.inbox import Command, Proposal
 from esper.tolaria.journal import Transaction
+from esper.tolaria.proposals import Proposals
 from tests.histories import RUN, History
 
 Tamper = Callable[[str, Event, DecisionProposed], Iterable[Record]]
@@ -82,6 +85,9 @@ class Mail:
         self.waited = 0
         self.while_waiting: Callable[[], None] = lambda: None
 
+    def take(self) -> list[Command]:
+        return []
+
     def proposal(self, seconds: float) -> Proposal | None:
         if seconds > 0 and not self.arrived:
             self.waited += 1
@@ -94,15 +100,27 @@ class Mail:
             self.arrived.append(Proposal(RUN, identity, content, time.monotonic()))
 
 
+class Deciding(Answers):
+    """A trainer's answers without a model: what remote decisions need of it."""
+
+    def __init__(self, mail: Mail, proposals: Proposals) -> None:
+        super().__init__(None, None, None, None, {}, mail, proposals)  # type: ignore[arg-type]
+
+    def _asset(self, told: object) -> KernelRequested:
+        assert isinstance(told, KernelWanted)
+        return KernelRequested(blueprint=told.blueprint, kind="Linear", dims=(8, 8), seed=told.random)
+
+
 class Play:
-    """A remote run whose boundaries the test reaches one by one."""
+    """A remote run whose boundaries the test reaches one by one; nothing but decisions is made at them."""
 
     def __init__(self, *assignments: str, answered: set[UUID] | None = None) -> None:
         self.history = History(*REMOTE, *assignments)
         self.mail = Mail()
         settings = settings_of(self.history.state).decision
-        asked = questions(RUN, self.history.events, settings.lag)
-        self.rule = Remote(self.mail, asked, answered or set(), settings)  # type: ignore[arg-type]
+        self.asked = questions(RUN, self.history.events, settings.lag)
+        sites = frozenset(self.history.state.sites.names)  # type: ignore[union-attr]
+        self.answering = Deciding(self.mail, Proposals(self.mail, RUN, answered or set(), sites, settings))  # type: ignore[arg-type]
         self.reached: Event | None = None
 
     @property
@@ -112,25 +130,23 @@ class Play:
     def reach(self, step: int) -> DecisionProposed:
         """Reach the boundary; what a worker proposes about it, which nobody has sent yet."""
         self.reached = self.history.boundary(step)
-        self.rule.reached(self.state)
+        self.asked.reached(self.state)
         (proposal,) = proposals(self.state, self.reached)
         return proposal
 
     def answers(self) -> list[DecisionMade | DecisionRejected]:
         """Let the trainer decide; what it adds, with its signal's id as the cause."""
-        tx = Transaction(RUN, self.state, 1)
-        taken = self.rule.decide(tx, self.state.step)
+        tx = Transaction(self.state, 1)
+        self.answering.carry_out(tx, decide(self.state, self.asked))
         found = []
-        for record, content in zip(tx.records, tx.contents, strict=True):
+        records = [record for record in tx.records() if record.topic == RUNS]
+        for record, content in zip(records, tx.contents, strict=True):
             assert isinstance(content, DecisionMade | DecisionRejected)
             assert (dict(record.headers).get("causation_id") is None) is (content.issuer is None)
             found.append(content)
-            causes = tuple(UUID(v.decode()) for name, v in record.headers if name == "causation_id")
-            event = self.history.add(content)
-            self.history.events[-1] = Event(replace(event.envelope, causes=causes), content)
-        if tx.then is not None:
-            tx.then()  # as the journal does once they are committed
-        assert [each for each in found if isinstance(each, DecisionMade)] == ([taken] if taken is not None else [])
+            self.history.add(content, *(UUID(v.decode()) for name, v in record.headers if name == "causation_id"))
+        assert tx.then is not None
+        tx.then()  # as the journal does once they are committed
         return found
 
     def at(self, step: int, *sent: DecisionProposed) -> DecisionProposed:

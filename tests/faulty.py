@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ import pytest
 from esper.errors import LogError, WriterLost
 from esper.log.port import Position, Record, Writer
 from esper.log.sqlite import SqliteLog
+from esper.tolaria import bench
 
 Fault = Literal["away", "lost before", "lost after", None]
 """Of one append: the log does not take it; the writer is given up with its transaction undone, or committed."""
@@ -71,5 +71,5 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[Iterator[Fault]]:
             log.faults = chosen[0]
         return log
 
-    monkeypatch.setattr(sys.modules["esper.tolaria.start"], "open_log", open_faulty)
+    monkeypatch.setattr(bench, "open_log", open_faulty)
     return chosen

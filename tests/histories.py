@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from esper.events import Envelope, Event, runs
 from esper.events.ids import run_event_id, signal_id
-from esper.kasmina import verdict
-from esper.kasmina.stages import IN_THE_HOST, Stage
+from esper.kasmina.stages import IN_THE_HOST
 from esper.settings import Settings, settings_from
 from esper.tamiyo.fold import apply
-from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.observation import digest, observe
+from esper.tamiyo.policies import newest
 from esper.tamiyo.policy import Decision, Policy
-from esper.tamiyo.state import RunState, SeedState
+from esper.tamiyo.remote import Questions, proposals
+from esper.tamiyo.rules import checkpoints, decider, script
+from esper.tamiyo.state import RunState
+
+T = TypeVar("T")
 
 RUN = "a-run"
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
@@ -59,7 +62,7 @@ def health(sites: tuple[int, ...], ratios: tuple[float | None, ...]) -> runs.Hea
 
 
 def settings(*assignments: str) -> Settings:
-    return settings_from(("boundary.steps=10", "policy.warmup=0", *assignments))
+    return settings_from(("boundary.steps=10", "policy.warmup=0", f"gate.folds={FOLDS}", *assignments))
 
 
 class History:
@@ -90,42 +93,70 @@ class History:
         )
         self.checkpoint(0)
 
-    def add(self, content: Any) -> Event:
+    def add(self, content: Any, *causes: UUID) -> Event:
         """Append ``content`` with its envelope and fold it."""
         sequence = self.state.sequence + 1
         envelope = Envelope(
-            id=run_event_id(RUN, self.epoch, sequence), time=TIME, writer="test", epoch=self.epoch, sequence=sequence
+            id=run_event_id(RUN, self.epoch, sequence),
+            time=TIME,
+            writer="test",
+            epoch=self.epoch,
+            sequence=sequence,
+            causes=causes,
         )
         event = Event(envelope, content)
         self.state = apply(self.state, event)
         self.events.append(event)
         return event
 
-    def checkpoint(self, step: int) -> None:
-        self.add(runs.CheckpointCommitted(step=step, manifest=f"m{step}", sequence=1, reason="due", size=1))
+    def carry_out(self, rules: script.Script[T], answer: Callable[[script.Question], Any]) -> T:
+        """Add what ``rules`` put, ask ``answer`` what they ask, and return what they return."""
+        given: Any = None
+        while True:
+            try:
+                step = rules.send(given)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if isinstance(step, script.Put):
+                self.add(step.content, *step.causes)
+                given = self.state
+            else:
+                given = None if isinstance(step, script.KernelWanted | script.KernelJudged) else answer(step)
 
-    def boundary(self, step: int, loss: float = 1.0, **more: Any) -> Event:
+    @property
+    def reached(self) -> Event:
+        """The newest boundary."""
+        return next(event for event in reversed(self.events) if isinstance(event.content, runs.BoundaryReached))
+
+    def checkpoint(self, step: int) -> None:
+        reason, sequence = ("epoch", self.state.sequence) if step else ("start", 0)
+        self.add(runs.CheckpointCommitted(step=step, manifest=f"m{step}", sequence=sequence, reason=reason, size=1))
+
+    def arrival(self, step: int, loss: float = 1.0, **more: Any) -> runs.BoundaryReached:
+        """What a trainer says of a boundary before anything is decided."""
         self.batch += 1
         content = {"sites": None, "health": None, "trials": ()} | more
-        return self.add(
-            runs.BoundaryReached(
-                step=step,
-                epoch=1,
-                batch=self.batch,
-                loss=loss,
-                learning_rate=0.1,
-                digest=f"d{step}",
-                tensors=b"",
-                data="x",
-                first_data="y",
-                **content,
-            )
+        return runs.BoundaryReached(
+            step=step,
+            epoch=1,
+            batch=self.batch,
+            loss=loss,
+            learning_rate=0.1,
+            digest=f"d{step}",
+            tensors=b"",
+            data="x",
+            first_data="y",
+            **content,
         )
 
+    def boundary(self, step: int, loss: float = 1.0, **more: Any) -> Event:
+        return self.add(self.arrival(step, loss, **more))
+
     def decide(self, policy: Policy | None = None) -> Decision:
-        """Ask the policy and log what it said."""
-        policy = policy or Heuristic()
-        seen = observe(self.state)
+        """Ask the policy, by default the run's, and log what it said."""
+        policy = policy or newest(self.settings.policy.name)
+        seen = observe(self.state, policy.observation)
         made = policy.decide(seen)
         fields = {name: getattr(made, name) for name in made.__dataclass_fields__ if name != "score"}
         step = self.state.step
@@ -222,111 +253,206 @@ class History:
 
 
 def simulate(rng: random.Random, boundaries: int = 25, *assignments: str, end: bool = True) -> History:
-    """A run whose losses, gains, failures, commands, pauses and rollbacks ``rng`` chooses."""
-    defaults = ("training.steps=30", "blending.steps=20", "blending.holding_steps=20", "verdict.measurements=2")
-    sites = table("a", "b", "c", "d", costs=(100, 250, -1), unsupported="c")
-    history = History(*defaults, *assignments, sites=sites, seed=rng.randrange(1000))
-    for number in range(1, boundaries + 1):
-        step = 10 * number
-        if rng.random() < 0.06 and number > 1:
-            _accident(history, rng, step)
-        if rng.random() < 0.05 and number > 1:
-            _pause(history, step)
-        before = {s.name: s.stage for s in history.state.live_seeds()}
-        _boundary(history, rng, step)
-        after = {name: seed.stage for name, seed in history.state.seeds.items()}
-        moved = {after[n] for n, stage in before.items() if n in after and after[n] != stage}
-        if number % 5 == 0 or moved & {Stage.BLENDING, Stage.FOSSILISED} or history.state.checkpoints == ():
-            history.checkpoint(step)
-    if end:
-        stages = Counter(seed.stage.value for seed in history.state.seeds.values())
-        history.add(
-            runs.RunCompleted(
-                step=10 * boundaries, final_loss=1.0, test={"accuracy": 0.5}, parameters_digest="ff", seeds=dict(stages)
+    """A run whose losses, gains, failures, commands, proposals, pauses and rollbacks ``rng`` chooses; a command or the
+    governor may end it early. Every rule of it is the trainer's."""
+    return Simulation(rng, *assignments).run(boundaries, end)
+
+
+class Simulation:
+    """A trainer without a model: answers what the rules ask as ``rng`` draws. ``trouble`` is a factor of the odds of
+    failures, alarms, culls, accidents and interruptions."""
+
+    trouble = 1.0
+
+    def __init__(self, rng: random.Random, *assignments: str) -> None:
+        defaults = ("training.steps=30", "blending.steps=20", "blending.holding_steps=20", "verdict.measurements=2")
+        sites = table("a", "b", "c", "d", costs=(100, 250, -1), unsupported="c")
+        often = ("checkpoint.steps=40", "governor.window=50")
+        self.rng = rng
+        self.history = History(*defaults, *often, *assignments, sites=sites, seed=rng.randrange(1000))
+        self._taken: list[tuple[int, str, int]] = []  # checkpoints that are not on the log yet
+        self._due = 0
+        self._asked = Questions(1) if self.history.settings.decision.where == "remote" else None
+        self._commands: list[script.Command] = []
+        self._offers: list[script.Offer] = []
+        self._told: list[script.Command] = []
+
+    def run(self, boundaries: int, end: bool) -> History:
+        history, rng = self.history, self.rng
+        for number in range(1, boundaries + 1):
+            step = 10 * number
+            if rng.random() < self.trouble * 0.06 and number > 1:
+                self._accident(step - 3)
+            if rng.random() < self.trouble * 0.05 and number > 1 and history.state.status == "running":
+                self._interrupt(step - 1)
+            if history.state.status != "running" or self._boundary(step) == "stop":
+                return history
+            if rng.random() < 0.2:
+                self._checkpoint(step, [checkpoints.EPOCH])
+            self._commit(rng.randint(0, len(self._taken)))
+        self._commit()
+        if end:
+            done = runs.RunCompleted(
+                step=10 * boundaries, final_loss=1.0, test={"accuracy": 0.5}, parameters_digest="ff", seeds={}
             )
-        )
-    return history
+            self._carry_out(decider.completion(history.state, done))
+        return history
 
+    def _carry_out(self, rules: script.Script[T]) -> T:
+        return self.history.carry_out(rules, self._answer)
 
-def _accident(history: History, rng: random.Random, step: int) -> None:
-    to_step = rng.choice(history.state.checkpoints[-2:]).step
-    history.roll_back(step - 3, to_step)
-    for checkpoint in history.state.checkpoints:
-        if checkpoint.step > to_step:
-            history.add(runs.CheckpointRetired(step=checkpoint.step, manifest=checkpoint.manifest))
-    history.checkpoint(step - 3)
+    def _boundary(self, step: int) -> str | None:
+        history, rng = self.history, self.rng
+        if any(seed.stage in IN_THE_HOST for seed in history.state.live_seeds()):
+            self._commit()
+        self._commands = self._sent(step)
+        failed = tuple(seed.name for seed in history.state.live_seeds() if rng.random() < self.trouble * 0.02)
+        sampled = tuple(sorted(rng.sample(range(4), 2)))
+        measured = health(sampled, tuple(rng.choice((None, rng.random())) for _ in sampled))
+        loss = 1.0 + rng.random() / 10 + (5.0 if rng.random() < self.trouble * 0.02 else 0.0)
+        arrival = history.arrival(step, loss, health=measured, failed=failed)
+        place = len(history.events)
+        wish = self._carry_out(decider.boundary(history.state, arrival, self._asked))
+        contents = [event.content for event in history.events[place:]]
+        self._checkpoint(step, checkpoints.reasons(contents, step, self._due, history.settings.checkpoint.steps))
+        if self._asked is not None:
+            self._offers += self._proposed()
+        if wish == "pause":
+            self._pause(step, decider.PAUSED_BY_COMMAND)
+        return wish
 
+    def _accident(self, step: int) -> None:
+        """A loss that is not finite."""
+        self._commit()
+        place = len(self.history.events)
+        updated = self.rng.random() < 0.98 or self.history.state.digest != ""  # a boundary comes after an update
+        if self._carry_out(decider.rollback(self.history.state, step, updated)) is None:
+            contents = [event.content for event in self.history.events[place:]]
+            every = self.history.settings.checkpoint.steps
+            self._checkpoint(step, checkpoints.reasons(contents, step, self._due, every))
 
-def _pause(history: History, step: int) -> None:
-    history.add(runs.RunPaused(step=step - 1, reason="Ctrl-C"))
-    history.epoch += 1
-    history.add(runs.RunResumed(checkpoint=step - 1, inexact=False, environment=ENVIRONMENT, notes=()))
-
-
-def _boundary(history: History, rng: random.Random, step: int) -> None:
-    state = history.state
-    trials = tuple(_trial(state, seed, rng) for seed in state.live_seeds() if seed.stage is Stage.TRAINING)
-    sampled = tuple(sorted(rng.sample(range(4), 2)))
-    measured = health(sampled, tuple(rng.choice((None, rng.random())) for _ in sampled))
-    history.boundary(step, loss=1.0 + rng.random() / 10, health=measured, trials=trials)
-    for seed in history.state.live_seeds():
-        if rng.random() < 0.04:
-            command: UUID = signal_id(RUN, "test", f"{step}/{seed.name}")
-            history.add(runs.CommandAccepted(step=step, command=command, kind="cull", seed=seed.name, issuer="test"))
-            history.move(seed.name, "CULLED", step, cause="command")
+    def _interrupt(self, step: int) -> None:
+        """Ctrl-C or a crash."""
+        if self.rng.random() < 0.5:
+            self._pause(step, decider.INTERRUPTED)
         else:
-            _judge(history, seed, step, rng)
-    if history.state.pending is not None:
-        if rng.random() < 0.15:
-            history.reject(step)
-        else:
-            history.born(step)
-    history.decide()
+            self._resume()
 
+    def _pause(self, step: int, reason: str) -> None:
+        self._taken.append((step, checkpoints.PAUSE, self.history.state.sequence))
+        self._commit()
+        self.history.add(runs.RunPaused(step=step, reason=reason))
+        self._resume()
 
-def _trial(state: RunState, seed: SeedState, rng: random.Random) -> runs.Trial:
-    fold = (state.gate_uses + 1 + len(seed.trials) % (FOLDS - 1)) % FOLDS
-    mean = 0.05 + rng.random() / 100
-    return runs.Trial(seed=seed.name, fold=fold, n=100, mean=mean, s=0.1, gradient_norm=1.0)
+    def _resume(self) -> None:
+        """What was taken and not committed is taken again, as its steps are run again."""
+        self.history.epoch += 1
+        newest = max(each.step for each in self.history.state.checkpoints)
+        self.history.add(runs.RunResumed(checkpoint=newest, inexact=False, environment=ENVIRONMENT, notes=()))
 
+    def _checkpoint(self, step: int, why: list[str]) -> None:
+        if why:
+            self._due = step
+            self._taken.append((step, ",".join(why), self.history.state.sequence))
 
-def _judge(history: History, seed: SeedState, step: int, rng: random.Random) -> None:
-    state, rules = history.state, history.settings
-    waited = step - seed.since
-    if seed.stage is Stage.GERMINATED:
-        good = rng.random() < 0.9
-        evidence = runs.Evidence(passed=good, reason="the kernel loads", gradient_norm=1.0)
-        history.move(seed.name, "TRAINING" if good else "CULLED", step, gate="birth", evidence=evidence)
-    elif seed.stage is Stage.TRAINING and waited >= rules.training.steps:
-        if any(other.stage in IN_THE_HOST for other in state.seeds.values()):
-            return
-        evidence = verdict.judge(
-            rng.choice((0.1, -0.1)),
-            0.1,
-            100,
-            state.gate_uses % FOLDS,
-            [trial for _, trial in seed.trials],
-            state.verdicts + 1,
-            rules.verdict,
-            100 if seed.blueprint == BLUEPRINTS[0] else 250,
-            FOLDS,
-        )
-        history.move(seed.name, "BLENDING" if evidence.passed else "CULLED", step, gate="verdict", evidence=evidence)
-    elif seed.stage is Stage.BLENDING and waited >= rules.blending.steps:
-        history.move(seed.name, "HOLDING", step, gate="blend", evidence=runs.Evidence(passed=True, reason="alpha is 1"))
-    elif seed.stage is Stage.HOLDING and waited >= rules.blending.holding_steps:
-        began = seed.entered(Stage.BLENDING)
-        assert began is not None
-        assert began.evidence is not None
-        assert began.evidence.audit_fold is not None
-        evidence = verdict.audit(rng.choice((0.1, -0.1)), 0.1, 100, began.evidence.audit_fold, rules.verdict, 0.3)
-        history.move(seed.name, "FOSSILISED" if evidence.passed else "CULLED", step, gate="audit", evidence=evidence)
+    def _commit(self, count: int | None = None) -> None:
+        """The oldest ``count`` checkpoints are on the disk."""
+        history = self.history
+        done = self._taken if count is None else self._taken[:count]
+        for step, why, sequence in done:
+            history.add(
+                runs.CheckpointCommitted(step=step, manifest=f"m{step}{why}", sequence=sequence, reason=why, size=1)
+            )
+        self._taken = self._taken[len(done) :]
+        if done:
+            for old in checkpoints.expendable(history.state, history.settings.checkpoint.keep, self._due):
+                history.add(runs.CheckpointRetired(step=old.step, manifest=old.manifest))
+
+    def _sent(self, step: int) -> list[script.Command]:
+        """What has arrived: sensible commands, and others."""
+        rng, state = self.rng, self.history.state
+        sent = [("cull", seed.name) for seed in state.live_seeds() if rng.random() < self.trouble * 0.04]
+        sent += [("cull", rng.choice((None, "z#1", *state.seeds)))] if rng.random() < 0.05 else []
+        sent += [(kind, None) for kind in ("pause", "pause", "dance", "stop") if rng.random() < 0.01]
+        made = []
+        for number, (kind, seed) in enumerate(sent):
+            forged = "its id is not that of its issuer and nonce in this run, 1" if rng.random() < 0.1 else None
+            made.append(script.Command(signal_id(RUN, "test", f"{step}/{number}"), kind, seed, "test", forged))
+        self._told += made
+        again = [rng.choice(self._told)] if self._told and rng.random() < 0.1 else []
+        return [*made, *again]
+
+    def _proposed(self) -> list[script.Offer]:
+        """What a worker makes of the newest boundary: nothing, or one proposal or more, of which not all are right."""
+        rng, asked = self.rng, self._asked
+        assert asked is not None
+        (proposal,) = proposals(asked.newest(), self.history.reached)
+        offers = []
+        for number in range(rng.choice((0, 1, 1, 1, 1, 1, 2))):
+            wrong = rng.random()
+            if wrong < 0.1:
+                proposal = replace(proposal, observation="00")
+            elif wrong < 0.2:
+                proposal = replace(proposal, step=rng.choice((-1, proposal.step + 5, 10)))
+            forged = "its id is not that of its issuer and nonce in this run, 1" if rng.random() < 0.1 else None
+            identity = signal_id(RUN, proposal.issuer, f"{asked.newest().step}/{number}")
+            site = proposal.site if proposal.site in ("a", "b", "c", "d") else None
+            offers.append(script.Offer(identity, proposal.step, proposal.issuer, site, proposal, forged))
+        return offers
+
+    def _answer(self, question: script.Question) -> Any:
+        rng = self.rng
+        match question:
+            case script.Trial():
+                return script.Gains(0.05 + rng.random() / 100, 0.1, rng.choice((1.0, 1.0, 1.0, None)))
+            case script.BirthGradient():
+                return rng.choice((1.0,) * 9 + (None, 0.0))
+            case script.Verdict():
+                return script.Gains(rng.choice((0.1, 0.1, -0.1, None)), 0.1)
+            case script.Audit():
+                return rng.choice((*(script.Change(gain, 0.1, 0.3) for gain in (0.1, 0.1, -0.1)), None))
+            case script.Quantile(z):
+                return z
+            case script.Compile(seed=seed):
+                return script.NotCompiled("too large") if rng.random() < 0.15 else script.Compiled(f"kernel of {seed}")
+            case script.NextCommand():
+                return self._commands.pop(0) if self._commands else None
+            case script.PolicyNamed(name):
+                return newest(name)
+            case script.NextProposal(about):
+                return self._offer(lambda offer: offer.about == about and rng.random() < 0.9)
+            case script.LeftProposal(to_come):
+                return self._offer(lambda offer: offer.about not in to_come)
+        raise TypeError(f"no answer to {question}")
+
+    def _offer(self, wanted: Callable[[script.Offer], bool]) -> script.Offer | None:
+        found = next((offer for offer in self._offers if wanted(offer)), None)
+        if found is not None:
+            self._offers.remove(found)
+        return found
 
 
 def changed(events: list[Event], place: int, **fields: Any) -> list[Event]:
     """``events`` with other fields in the content at ``place`` (from 0)."""
     event = events[place]
     return [*events[:place], Event(event.envelope, replace(event.content, **fields)), *events[place + 1 :]]
+
+
+def without(events: list[Event], place: int) -> list[Event]:
+    """``events`` but for the one at ``place`` (from 0), those after it numbered anew: a log that was cut and mended."""
+    return [*events[:place], *later(events[place + 1 :], -1)]
+
+
+def later(events: list[Event], by: int = 1) -> list[Event]:
+    """``events`` as they would be numbered ``by`` places later."""
+    return [replace(event, envelope=_moved(event.envelope, by)) for event in events]
+
+
+def _moved(envelope: Envelope, by: int) -> Envelope:
+    assert envelope.epoch is not None
+    assert envelope.sequence is not None
+    sequence = envelope.sequence + by
+    return replace(envelope, sequence=sequence, id=run_event_id(RUN, envelope.epoch, sequence))
 
 
 def find(events: list[Event], kind: type, **fields: Any) -> int:

@@ -109,9 +109,7 @@ class Loop:
 
     def crash(self) -> None:
         """What this process has committed stands; nothing else is done in good order."""
-        trainer = self.run._trainer
-        assert trainer is not None
-        trainer.close()
+        self.run.close()
 
     def whole(self, run_id: str = "whole") -> list[tuple[str, Any]]:
         """The history of a run that nothing interrupts."""

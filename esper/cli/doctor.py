@@ -14,10 +14,10 @@ from pathlib import Path
 
 import click
 
-from esper import __version__
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.errors import EsperError
+from esper.version import __version__
 
 _SAFE_SQLITE = (3, 51, 3)
 _ROOM = 2**30  # bytes that a run with its checkpoints may well need

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
 import click
 
 from esper.cli.options import Place, common
 from esper.cli.output import print_json
 from esper.cli.reading import history, log_with
+from esper.events import Event
+from esper.events.codec import jsonable
 from esper.log.ordering import once
-from esper.log.port import ASSETS
+from esper.log.port import ASSETS, Entry, Position
 from esper.tamiyo import verify as check
 from esper.tamiyo.why import explain, render
 
@@ -35,20 +40,46 @@ def why(place: Place, run_id: str, seed: str) -> None:
 @click.argument("run_id", metavar="RUN")
 @common
 def verify(place: Place, run_id: str) -> int:
-    """Compute ids, transitions, observations, decisions and verdicts of a run again from its log.
+    """Decide a run again from its log: every transition, decision, verdict and rollback by the rules.
 
-    Exits 1 if anything does not follow from what came before it.
+    Exits 1 if anything does not follow from what came before it, with the event, its place and the rule.
     """
     log = log_with(place, run_id)
-    report = check.verify(run_id, (event for _, event in history(log, run_id)))
+    places: list[Position] = []
+    report = check.verify(run_id, _noting(history(log, run_id), places))
     if place.json:
-        print_json({"run_id": run_id, "ok": report.ok, "counts": report.counts, "findings": report.findings})
+        findings = [{**jsonable(each), "position": _position(places, each.sequence)} for each in report.findings]
+        print_json({"run_id": run_id, "ok": report.ok, "counts": report.counts, "findings": findings})
     else:
-        for finding in report.findings:
-            click.echo(f"event {finding.sequence}: {finding.what}")
+        alike = Counter((each.rule, each.what) for each in report.findings)
+        for each in report.findings:
+            more = alike.pop((each.rule, each.what), 0) - 1
+            if more >= 0:
+                place_of = _position(places, each.sequence)
+                click.echo(
+                    f"event {each.sequence} at {place_of}: {each.what} (rule: {each.rule})"
+                    + (f"; so it is said of {more} more, the last of them event {_last(report, each)}" if more else "")
+                )
         counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.counts.items() if count)
         click.echo(f"run {run_id}: {counted} computed again: {_result(len(report.findings))}")
     return 0 if report.ok else 1
+
+
+def _noting(entries: Iterable[tuple[Entry, Event]], places: list[Position]) -> Iterator[Event]:
+    """The events, whose places are noted as they pass."""
+    for entry, event in entries:
+        places.append(entry.position)
+        yield event
+
+
+def _last(report: check.Report, finding: check.Finding) -> int:
+    said = (finding.rule, finding.what)
+    return max(each.sequence for each in report.findings if (each.rule, each.what) == said)
+
+
+def _position(places: list[Position], sequence: int) -> str:
+    """Where event ``sequence`` lies, or would follow."""
+    return str(places[sequence - 1]) if sequence <= len(places) else "the end"
 
 
 def _result(findings: int) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import click
 
-from esper import __version__
 from esper.errors import EsperError, RunEnded, UsageError
 from esper.kasmina.stages import IllegalMove
+from esper.version import __version__
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 

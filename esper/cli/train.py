@@ -22,6 +22,7 @@ from esper.kasmina.stages import Stage
 from esper.nissa.metrics import serving
 from esper.settings import settings_from
 from esper.tamiyo.fold import fold
+from esper.tamiyo.policies import newest
 from esper.tamiyo.state import RunState
 from esper.tasks import TASKS, load_task
 
@@ -72,22 +73,22 @@ def train(
         raise UsageError("--epochs and --steps both say when to end; give one of them")
     if decisions is not None:
         assignments += (f"decision.where={decisions}",)
-    settings_from(assignments)  # a wrong option is found before the data is read
+    newest(settings_from(assignments).policy.name)  # a wrong option is found before the data is read
     if task_name in TASKS:  # another name is refused at once
         check_answers(place)
     task = load_task(task_name)
     per_epoch = task.steps_per_epoch
     plan = Plan(task.name, epochs or (task.epochs if steps is None else -(-steps // per_epoch)), steps)
     parts = _Parts(task, plan, seed)
-    with progress_for(place, plan.steps or plan.epochs * per_epoch) as progress:
-        run = esper.start(
-            **parts.arguments(place),
-            seed=seed,
-            run_id=run_id,
-            settings=settings_from(assignments, task.settings),
-            task=canonical_json(asdict(plan)),
-            data=task.files,
-        )
+    more: dict[str, Any] = {
+        "seed": seed,
+        "run_id": run_id,
+        "settings": settings_from(assignments, task.settings),
+        "task": canonical_json(asdict(plan)),
+        "data": task.files,
+    }
+    whole = plan.steps or plan.epochs * per_epoch
+    with progress_for(place, whole) as progress, esper.start(**parts.arguments(place), **more) as run:
         progress.say(f"run {run.run_id} begins")
         with serving(address, run.metrics):
             _drive(run, parts, progress)
@@ -117,8 +118,8 @@ def resume(place: Place, run_id: str, inexact: bool, address: str | None) -> Non
     plan = Plan(**json.loads(started.task))
     task = load_task(plan.name)
     parts = _Parts(task, plan, started.seed)
-    with progress_for(place, plan.steps or plan.epochs * task.steps_per_epoch) as progress:
-        run = esper.resume(run_id, **parts.arguments(place), inexact=inexact)
+    whole, more = plan.steps or plan.epochs * task.steps_per_epoch, parts.arguments(place) | {"inexact": inexact}
+    with progress_for(place, whole) as progress, esper.resume(run_id, **more) as run:
         progress.say(f"run {run_id} goes on from the checkpoint of step {run.step_number:,}")
         with serving(address, run.metrics):
             _drive(run, parts, progress)

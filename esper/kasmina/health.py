@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from esper.events.runs import Health
+from esper.kasmina.kinds import KINDS
 from esper.kasmina.sites import Site
 
 DORMANT = 0.025  # largest score of a dormant unit (ReDo, ICML 2023)
@@ -41,7 +42,8 @@ class Probe:
     def __enter__(self) -> Probe:
         for place, site in enumerate(self._sites):
             if site.reason is None:
-                self._handles.append(site.module.register_forward_hook(_Reader(self._activations, place, site.kind)))
+                reader = _Reader(self._activations, place, KINDS[site.kind].unit)
+                self._handles.append(site.span.exit.register_forward_hook(reader))
         return self
 
     def __exit__(
@@ -52,9 +54,9 @@ class Probe:
         self._handles.clear()
 
     def gradients(self) -> None:
-        """Reads the weights' gradients. Call it after backward and before clipping."""
+        """Reads the gradients of the weights that sites have. Call it after backward and before clipping."""
         for place, site in enumerate(self._sites):
-            weight = site.module._parameters.get("weight")
+            weight = site.weight
             if site.reason is None and weight is not None and weight.grad is not None:
                 norms = [torch.linalg.vector_norm(t.detach().float()) for t in (weight.grad, weight)]
                 self._gradients[place] = torch.stack([norms[0], norms[0] / norms[1]])
@@ -82,23 +84,21 @@ class Probe:
 class _Reader:
     """A forward hook that measures the layer's first output and changes nothing."""
 
-    def __init__(self, found: dict[int, Tensor], place: int, kind: str) -> None:
-        self.found, self.place, self.kind = found, place, kind
+    def __init__(self, found: dict[int, Tensor], place: int, unit: int) -> None:
+        self.found, self.place, self.unit = found, place, unit
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self.place not in self.found:
             with torch.no_grad():
-                self.found[self.place] = activation_statistics(output.detach(), self.kind)
+                self.found[self.place] = activation_statistics(output.detach(), self.unit)
 
 
-def activation_statistics(output: Tensor, kind: str) -> Tensor:
-    """Mean, population variance and dormant share of a layer's output, as a tensor of three.
-
-    A unit is a feature of a Linear (last dimension) or a channel of a Conv2d (third from last).
-    """
+def activation_statistics(output: Tensor, unit_dim: int) -> Tensor:
+    """Mean, population variance and dormant share of a layer's output, whose units lie along ``unit_dim``, as a tensor
+    of three."""
     values = output.float()
     variance, mean = torch.var_mean(values, correction=0)
-    return torch.stack([mean, variance, dormant_share(values, -1 if kind == "Linear" else -3)])
+    return torch.stack([mean, variance, dormant_share(values, unit_dim)])
 
 
 def dormant_share(values: Tensor, unit_dim: int) -> Tensor:

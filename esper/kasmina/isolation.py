@@ -11,33 +11,35 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina import generators
-from esper.kasmina.effect import Effect
+from esper.kasmina.effect import Effect, attach
 from esper.kasmina.gate import evaluate
 from esper.kasmina.losses import Loss, per_example
+from esper.kasmina.span import Span
 from esper.kasmina.trace import without_trace
 
 __all__ = ["gate_gain", "isolated", "isolated_gradients", "without_trace"]
 
 
 @contextmanager
-def isolated(site_module: nn.Module, kernel: nn.Module, grad: bool) -> Iterator[None]:
-    """While inside, the site gives y.detach() + kernel(x.detach()): alpha 1, gradients for the kernel alone.
+def isolated(span: Span, kernel: nn.Module, grad: bool) -> Iterator[None]:
+    """While inside, the span gives y.detach() + kernel(x.detach()): alpha 1, gradients for the kernel alone.
 
     ``grad`` says whether gradients are recorded at all.
     """
-    handle = site_module.register_forward_hook(Effect(kernel, detached=True), with_kwargs=True)
+    handles = attach(Effect(kernel, detached=True), span, learning=grad)
     try:
         with torch.set_grad_enabled(grad):
             yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def isolated_gradients(
     model: nn.Module,
     loss: Loss,
     batch: Any,
-    site_module: nn.Module,
+    span: Span,
     kernel: nn.Module,
     generator_state_before: Mapping[str, Any],
 ) -> tuple[float, list[Tensor] | None]:
@@ -48,7 +50,7 @@ def isolated_gradients(
     learns, in order, are None if the loss is not finite. The kernel's own buffers move: they are the seed's.
     """
     parameters = [parameter for parameter in kernel.parameters() if parameter.requires_grad]
-    with without_trace(model), isolated(site_module, kernel, grad=True):
+    with without_trace(model), isolated(span, kernel, grad=True):
         generators.restore(generator_state_before)
         mean = per_example(loss(model, batch)).mean()
         value = float(mean.detach())
@@ -60,10 +62,8 @@ def isolated_gradients(
     return value, list(gradients)
 
 
-def gate_gain(
-    model: nn.Module, loss: Loss, batches: Sequence[Any], site_module: nn.Module, kernel: nn.Module
-) -> Tensor:
+def gate_gain(model: nn.Module, loss: Loss, batches: Sequence[Any], span: Span, kernel: nn.Module) -> Tensor:
     """loss(alpha = 0) - loss(alpha = 1) of every gate example, [n] float64 on the CPU; leaves no trace."""
     without = evaluate(model, loss, batches)
-    with isolated(site_module, kernel, grad=False):
+    with isolated(span, kernel, grad=False):
         return without - evaluate(model, loss, batches)

@@ -1,6 +1,6 @@
 """Optimisers of seeds: like the host's, but never part of it.
 
-A seed's optimiser has the class and the hyper-parameters of the group that holds its site's weight, so it follows
+A seed's optimiser has the class and the hyper-parameters of the group that holds its site's anchor, so it follows
 every scheduler without knowing of one.
 """
 

@@ -11,45 +11,39 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from esper.errors import ModelMismatch
-from esper.kasmina.effect import Effect, full
+from esper.kasmina.effect import Effect, attach, full, is_ours
 from esper.kasmina.optimizers import group_of, make_like, sync
-from esper.kasmina.sites import SEED_PREFIX
+from esper.kasmina.sites import SEED_PREFIX, Site
+from esper.kasmina.span import Span
 from esper.kasmina.stages import Stage
 
 __all__ = ["SEED_PREFIX", "LiveSeed", "clip"]
 
 
 class LiveSeed:
-    """A seed ``site#n`` at ``site_module``. ``failed`` is set when its own loss or gradient is not finite.
+    """A seed ``site#n`` at ``site``. ``failed`` is set when its own loss or gradient is not finite.
 
-    In GERMINATED and TRAINING nothing is attached to the host. The site's module stays the same object.
+    In GERMINATED and TRAINING nothing is attached to the host. The site's modules stay the same objects.
     """
 
     def __init__(
         self,
         name: str,
-        site_name: str,
-        site_module: nn.Module,
+        site: Site,
         kernel: nn.Module,
         host_optimizer: Optimizer,
         stage: Stage = Stage.GERMINATED,
     ) -> None:
-        weight = site_module._parameters["weight"]
-        if weight is None:
-            raise ModelMismatch(f"site {site_name!r} has lost its weight; seeds need the layers the run began with")
-        self.name, self.site_name, self.site_module = name, site_name, site_module
-        self.kernel = kernel.to(device=weight.device, dtype=weight.dtype)
+        self.name, self.site = name, site
+        self.kernel = kernel.to(device=site.anchor.device, dtype=site.anchor.dtype)
         self.stage, self.failed = stage, False
-        self._weight = weight
         self._effect: Effect | None = None
-        self._handle: RemovableHandle | None = None
-        self.optimizer = make_like(host_optimizer, group_of(host_optimizer, weight), kernel.parameters())
+        self._handles: list[RemovableHandle] = []
+        self.optimizer = make_like(host_optimizer, group_of(host_optimizer, site.anchor), kernel.parameters())
 
     @property
-    def attached(self) -> bool:
-        """Whether the host's output holds the seed's effect."""
-        return self._handle is not None
+    def span(self) -> Span:
+        return self.site.span
 
     @property
     def submodule(self) -> str:
@@ -60,21 +54,21 @@ class LiveSeed:
         """Adds alpha() times the effect to the site's output from the next forward on."""
         if self._effect is None:
             self._effect = Effect(self.kernel, alpha)
-            self._handle = self.site_module.register_forward_hook(self._effect, with_kwargs=True)
+            self._handles = attach(self._effect, self.span)
         self._effect.alpha = alpha
 
     def fossilise(self) -> None:
         """Makes the kernel a part of the model, in its ``state_dict``, at full effect for ever."""
         self.attach(full)
-        self.site_module.add_module(self.submodule, self.kernel)
+        self.span.exit.add_module(self.submodule, self.kernel)
 
     def detach(self) -> None:
         """Takes the seed out of the host: no hook and no submodule is left."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._effect = self._handle = None
-        if self.submodule in self.site_module._modules:
-            delattr(self.site_module, self.submodule)
+        for handle in self._handles:
+            handle.remove()
+        self._effect, self._handles = None, []
+        if self.submodule in self.span.exit._modules:
+            delattr(self.span.exit, self.submodule)
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -107,7 +101,7 @@ class LiveSeed:
         if norm is None:
             self.failed = True
         else:
-            sync(self.optimizer, group_of(host_optimizer, self._weight), factor)
+            sync(self.optimizer, group_of(host_optimizer, self.site.anchor), factor)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -116,7 +110,7 @@ class LiveSeed:
 def holds_seeds(model: nn.Module) -> bool:
     """Whether a run has left seeds in ``model``."""
     return any(
-        any(isinstance(hook, Effect) for hook in module._forward_hooks.values())
+        any(is_ours(hook) for hook in module._forward_hooks.values())
         or any(name.startswith(SEED_PREFIX) for name in module._modules)
         for module in model.modules()
     )
@@ -125,10 +119,13 @@ def holds_seeds(model: nn.Module) -> bool:
 def strip(model: nn.Module) -> None:
     """Takes every seed out of ``model``: a run that is resumed puts back those of its checkpoint."""
     for module in list(model.modules()):
-        for key, hook in list(module._forward_hooks.items()):
-            if isinstance(hook, Effect):
-                del module._forward_hooks[key]
-                module._forward_hooks_with_kwargs.pop(key, None)
+        for key in [key for key, hook in module._forward_hooks.items() if is_ours(hook)]:
+            del module._forward_hooks[key]
+            module._forward_hooks_with_kwargs.pop(key, None)
+            module._forward_hooks_always_called.pop(key, None)
+        for key in [key for key, hook in module._forward_pre_hooks.items() if is_ours(hook)]:
+            del module._forward_pre_hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
         for name in [name for name in module._modules if name.startswith(SEED_PREFIX)]:
             delattr(module, name)
 

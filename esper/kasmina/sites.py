@@ -13,34 +13,72 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
-from esper.errors import UsageError
+from esper.errors import ModelMismatch, UsageError
+from esper.events.assets import KernelRequested
+from esper.events.codec import canonical_json
 from esper.events.runs import SiteTable
+from esper.kasmina.kinds import KINDS, Kind, kind_of
+from esper.kasmina.span import Span
 
 SEED_PREFIX = "esper_seed_"
 """A fossilised seed is a submodule of its site under this name and its number."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
-    """A layer with parameters of its own. ``dims`` is [in, out] for Linear, [in, out, kernel_h, kernel_w, stride_h,
-    stride_w] for Conv2d, else empty; ``reason`` says why no seed may grow there, None if one may."""
+    """A place where a seed may grow, or a layer where none may: ``reason`` says why, None if one may.
+
+    ``dims`` are its kind's, empty for a layer of no kind; ``geometry`` is the canonical JSON of what else its kind says
+    that kernels depend on. ``parameter`` is the one whose device, dtype and learning-rate group a seed takes: the
+    site's weight, or for a site without one the trained parameter before it in the model, for neighbours are mostly
+    trained alike.
+    """
 
     name: str
     kind: str
     dims: tuple[int, ...]
     reason: str | None
-    module: nn.Module
+    span: Span
+    geometry: str | None = None
+    parameter: nn.Parameter | None = None
+
+    @property
+    def weight(self) -> nn.Parameter | None:
+        return self.span.exit._parameters.get("weight")
+
+    @property
+    def anchor(self) -> nn.Parameter:
+        """``parameter``; raises ModelMismatch where there is none."""
+        if self.parameter is None:
+            raise ModelMismatch(f"site {self.name!r} has lost its weight; seeds need the layers the run began with")
+        return self.parameter
+
+    def request(self, blueprint: str, seed: int) -> KernelRequested:
+        """Asks for a kernel of ``blueprint`` here, initialised from ``seed``: all that a compiler needs."""
+        return KernelRequested(
+            blueprint=blueprint,
+            kind=self.kind,
+            dims=self.dims,
+            seed=seed,
+            geometry=self.geometry,
+            dtype=str(self.anchor.dtype),
+        )
 
 
 def find_sites(model: nn.Module, wanted: Literal["auto"] | Sequence[str], optimizer: Optimizer) -> list[Site]:
-    """The layers of ``model`` that have parameters of their own, in its order; only the ``wanted`` ones if named.
+    """The layers of ``model`` that have parameters of their own or are of a kind that may do without, in its order;
+    only the ``wanted`` ones if named.
 
     Raises:
         UsageError: if a wanted layer does not exist or cannot hold a seed.
     """
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     owners = _owners(model)
-    sites = [_site(name, module, trained, owners) for name, module in _layers(model)]
+    before = next((each for each in model.parameters() if id(each) in trained), None)
+    sites: list[Site] = []
+    for name, module in _layers(model):
+        sites.append(_site(name, module, trained, owners, before))
+        before = next((each for each in module._parameters.values() if id(each) in trained), before)
     if isinstance(wanted, str):
         if wanted != "auto":
             raise UsageError(f'sites={wanted!r} is neither "auto" nor a list of names; write sites=[{wanted!r}]')
@@ -50,11 +88,28 @@ def find_sites(model: nn.Module, wanted: Literal["auto"] | Sequence[str], optimi
     return [site for site in sites if site.name in set(wanted)]
 
 
+def adopted(sites: Sequence[Site], table: SiteTable | None) -> list[Site]:
+    """``sites`` as the ``table`` of their run has them: what could not hold a seed when the run began still cannot,
+    and a layer without parameters that was no site then is none."""
+    if table is None:
+        return list(sites)
+    then = {row[0]: row[1:] for row in zip(table.names, table.kinds, table.dims, table.reasons, strict=True)}
+    kept = []
+    for site in sites:
+        if site.name in then:
+            kind, dims, reason = then[site.name]
+            kept.append(site if reason is None else replace(site, kind=kind, dims=dims, reason=reason))
+        elif _has_parameters(site.span.exit):
+            kept.append(site)
+    return kept
+
+
 @contextmanager
 def call_counts(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, int]]:
     """Counts the forward calls of each supported site of ``model`` by name while inside."""
     counts = {site.name: 0 for site in sites if site.reason is None}
-    handles = [site.module.register_forward_hook(_counter(counts, site.name)) for site in sites if site.name in counts]
+    watched = [(site.name, site.span.exit) for site in sites if site.reason is None]
+    handles = [module.register_forward_hook(_counter(counts, name)) for name, module in watched]
     try:
         yield counts
     finally:
@@ -97,7 +152,7 @@ def site_table(sites: Sequence[Site], costs: Mapping[str, Sequence[int]]) -> Sit
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with parameters of their own, without the insides of parametrised layers and fossilised seeds."""
+    """What may be a site, without the insides of parametrised layers and fossilised seeds."""
     hidden: list[str] = []
     for name, module in model.named_modules():
         path = f"{name}."
@@ -108,8 +163,17 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         elif is_parametrized(module):
             hidden.append(f"{path}parametrizations." if name else "parametrizations.")
             yield name, module
-        elif any(parameter is not None for parameter in module._parameters.values()) or _quantised(module):
+        elif _has_parameters(module) or _quantised(module) or _weightless(module):
             yield name, module
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(parameter is not None for parameter in module._parameters.values())
+
+
+def _weightless(module: nn.Module) -> bool:
+    kind = kind_of(module)
+    return kind is not None and kind.weightless
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
@@ -120,31 +184,57 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
     return owners
 
 
-def _site(name: str, module: nn.Module, trained: set[int], owners: Mapping[int, list[str]]) -> Site:
-    reason = _reason(name, module, trained, owners)
-    if isinstance(module, nn.Linear) and not _lazy(module):
-        return Site(name, "Linear", (module.in_features, module.out_features), reason, module)
-    if isinstance(module, nn.Conv2d) and not _lazy(module):
-        dims = (module.in_channels, module.out_channels, *module.kernel_size, *module.stride)
-        return Site(name, "Conv2d", dims, reason, module)
-    return Site(name, type(module).__name__, (), reason, module)
+def _site(
+    name: str,
+    module: nn.Module,
+    trained: set[int],
+    owners: Mapping[int, list[str]],
+    neighbour: nn.Parameter | None,
+) -> Site:
+    span, kind = Span.of(module), kind_of(module)
+    if kind is None or _quantised(module):
+        what = type(module).__name__
+        return Site(name, what, (), f"{what} is {'quantised' if _quantised(module) else 'no kind of site'}", span)
+    weight = module._parameters.get("weight")
+    parameter = neighbour if weight is None and kind.weightless else weight
+    reason = _computed(module, kind) or kind.refusal(module) or _untrained(name, parameter, weight, trained, owners)
+    if _lazy(module) or kind.refusal(module) is not None:
+        return Site(name, kind.name, (), reason, span)
+    try:
+        geometry = canonical_json(kind.geometry_of(module).model_dump(mode="json"))
+    except ValueError as error:
+        unknown = f"its geometry is unknown: {' '.join(str(error).split())[:200]}"
+        return Site(name, kind.name, kind.dims_of(module), reason or unknown, span)
+    return Site(name, kind.name, kind.dims_of(module), reason, span, geometry, parameter)
 
 
-def _reason(name: str, module: nn.Module, trained: set[int], owners: Mapping[int, list[str]]) -> str | None:
-    kind = type(module).__name__
-    if _quantised(module):
-        return f"{kind} is quantised"
-    if not isinstance(module, (nn.Linear, nn.Conv2d)):
-        return f"{kind} is not Linear or Conv2d"
+def _computed(module: nn.Module, kind: Kind) -> str | None:
+    """Why the output of ``module`` is not what its kind computes of its weight; None if it is."""
     if is_parametrized(module) or "weight" not in module._parameters:
         return "its weight is computed from other parameters"
-    weight = module._parameters["weight"]
-    if weight is None or _lazy(module):
+    if _lazy(module) or (module._parameters["weight"] is None and not kind.weightless):
         return "its shape is not known yet; run the model once first"
-    if _own_forward(module):
-        return f"{kind} has a forward of its own"
-    if not weight.is_floating_point():
-        return f"its weight is {weight.dtype}"
+    if any(
+        name in vars(module) or getattr(type(module), name) is not getattr(kind.module(), name) for name in kind.methods
+    ):
+        return f"{type(module).__name__} has a forward of its own"
+    return None
+
+
+def _untrained(
+    name: str,
+    parameter: nn.Parameter | None,
+    weight: nn.Parameter | None,
+    trained: set[int],
+    owners: Mapping[int, list[str]],
+) -> str | None:
+    """Why a seed could not be trained like ``parameter``, which is the site's ``weight`` if it has one."""
+    if parameter is None:
+        return "nothing in the model is trained"
+    if not parameter.is_floating_point():
+        return f"its weight is {parameter.dtype}"
+    if weight is None:
+        return None
     if others := _other_owners(name, owners[id(weight)]):
         return f"its weight is shared with {', '.join(others)}"
     if not weight.requires_grad:
@@ -155,14 +245,6 @@ def _reason(name: str, module: nn.Module, trained: set[int], owners: Mapping[int
 def _other_owners(name: str, names: Sequence[str]) -> list[str]:
     own = f"{name}.weight" if name else "weight"
     return [other for other in names if other != own]
-
-
-def _own_forward(module: nn.Linear | nn.Conv2d) -> bool:
-    if "forward" in vars(module):
-        return True
-    if isinstance(module, nn.Linear):
-        return type(module).forward is not nn.Linear.forward
-    return type(module).forward is not nn.Conv2d.forward or type(module)._conv_forward is not nn.Conv2d._conv_forward
 
 
 def _lazy(module: nn.Module) -> bool:
@@ -183,13 +265,13 @@ def _counter(counts: dict[str, int], name: str) -> Callable[..., None]:
 
 def _check_wanted(name: str, model: nn.Module, sites: Sequence[Site]) -> None:
     site = next((site for site in sites if site.name == name), None)
-    if site is not None:
-        if site.reason is not None:
-            raise UsageError(f"site {name!r} cannot hold a seed: {site.reason}")
+    if site is not None and site.reason is None:
         return
-    modules = dict(model.named_modules())
-    if name in modules:
-        raise UsageError(f"site {name!r} cannot hold a seed: {type(modules[name]).__name__} is not Linear or Conv2d")
+    module = dict(model.named_modules()).get(name)
+    if module is not None:
+        reason = site.reason if site is not None else f"{type(module).__name__} is no kind of site"
+        there_are = f"; there are {', '.join(KINDS.all)}" if kind_of(module) is None else ""
+        raise UsageError(f"site {name!r} cannot hold a seed: {reason}{there_are}")
     close = difflib.get_close_matches(name, [s.name for s in sites if s.reason is None], n=1)
     hint = f"did you mean {close[0]!r}?" if close else 'sites="auto" finds them'
     raise UsageError(f"the model has no layer {name!r}; {hint}")

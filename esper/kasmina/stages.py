@@ -1,4 +1,4 @@
-"""The life of a seed and of a site: two small transition tables. A move that is not in them raises."""
+"""The life of a seed: a small transition table. A move that is not in it raises."""
 
 from __future__ import annotations
 
@@ -17,14 +17,6 @@ class Stage(StrEnum):
     CULLED = "CULLED"
 
 
-class SiteStage(StrEnum):
-    """Whether a seed may be born at a site."""
-
-    DORMANT = "DORMANT"
-    OCCUPIED = "OCCUPIED"
-    EMBARGOED = "EMBARGOED"
-
-
 SEED_MOVES: dict[Stage, frozenset[Stage]] = {
     Stage.DORMANT: frozenset({Stage.GERMINATED}),
     Stage.GERMINATED: frozenset({Stage.TRAINING, Stage.CULLED}),
@@ -33,12 +25,6 @@ SEED_MOVES: dict[Stage, frozenset[Stage]] = {
     Stage.HOLDING: frozenset({Stage.FOSSILISED, Stage.BLENDING, Stage.CULLED}),
     Stage.FOSSILISED: frozenset(),
     Stage.CULLED: frozenset(),
-}
-
-SITE_MOVES: dict[SiteStage, frozenset[SiteStage]] = {
-    SiteStage.DORMANT: frozenset({SiteStage.OCCUPIED, SiteStage.EMBARGOED}),
-    SiteStage.OCCUPIED: frozenset({SiteStage.DORMANT, SiteStage.EMBARGOED}),
-    SiteStage.EMBARGOED: frozenset({SiteStage.DORMANT}),
 }
 
 LIVE = frozenset({Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING})
@@ -53,11 +39,4 @@ def move(current: Stage, to: Stage) -> Stage:
     """``to``, if a seed may go there from ``current``; raises IllegalMove otherwise."""
     if to not in SEED_MOVES[current]:
         raise IllegalMove(f"a seed cannot go from {current} to {to}")
-    return to
-
-
-def move_site(current: SiteStage, to: SiteStage) -> SiteStage:
-    """``to``, if a site may go there from ``current``; raises IllegalMove otherwise."""
-    if to not in SITE_MOVES[current]:
-        raise IllegalMove(f"a site cannot go from {current} to {to}")
     return to

@@ -38,7 +38,7 @@ def judge(
     n: int,
     fold: int,
     trials: Sequence[Trial],
-    verdict_number: int,
+    z: float,
     settings: Verdict,
     parameters: int,
     folds: int,
@@ -47,8 +47,8 @@ def judge(
 
     ``gains_mean`` and ``s`` are the mean and standard deviation of loss(alpha = 0) - loss(alpha = 1) over the ``n``
     examples of ``fold``. ``trials`` are the seed's isolated measurements, oldest first; those on ``fold`` are left
-    out, so that no example speaks twice. ``parameters`` is what the seed adds. A seed that passes is audited on the
-    next fold.
+    out, so that no example speaks twice. ``z`` is this verdict's ``z_value``, ``parameters`` what the seed adds. A seed
+    that passes is audited on the next fold.
     """
     noise = [trial.mean for trial in trials if trial.fold != fold][-settings.measurements :]
     enough = len(noise) == settings.measurements
@@ -60,7 +60,7 @@ def judge(
         mean=_finite(gains_mean),
         s=_finite(s),
         sigma=_finite(sigma_of(noise)) if enough and _all_finite(noise) else None,
-        z=z_value(settings.alpha, verdict_number),
+        z=z,
         delta=settings.delta,
         rent=settings.rent * parameters,
         gradient_norm=_finite(trials[-1].gradient_norm) if trials else None,
@@ -79,14 +79,16 @@ def audit(
     s: float | None,
     n: int,
     fold: int,
+    z: float,
     settings: Verdict,
     ablation: float | None = None,
 ) -> Evidence:
     """Whether a blended seed may stay: the host must not be significantly worse than the checkpoint from when
     blending began.
 
-    ``mean_difference`` and ``s`` are of loss(reference) - loss(now) over the ``n`` examples of ``fold``. ``z`` is
-    negative, which makes ``bound`` the upper one; it must not be below ``delta``, here -``settings.delta``.
+    ``mean_difference`` and ``s`` are of loss(reference) - loss(now) over the ``n`` examples of ``fold``. ``z``, the
+    normal quantile of ``settings.alpha``, is negative, which makes ``bound`` the upper one; it must not be below
+    ``delta``, here -``settings.delta``.
     ``ablation`` is logged and decides nothing.
     """
     return _decided(
@@ -98,28 +100,11 @@ def audit(
             mean=_finite(mean_difference),
             s=_finite(s),
             sigma=0.0,
-            z=NormalDist().inv_cdf(settings.alpha),
+            z=z,
             delta=-settings.delta,
             ablation=_finite(ablation),
         )
     )
-
-
-def recheck(evidence: Evidence, trials: Sequence[Trial] | None = None, measurements: int = 5) -> bool:
-    """Whether ``evidence`` follows from its own numbers, and its sigma from ``trials`` where they are given.
-
-    Evidence without a bound says nothing but no, so it must not have passed.
-    """
-    if evidence.bound is None:
-        return not evidence.passed
-    if evidence.rent is not None and evidence.gradient_norm is None:
-        return False
-    if trials is not None and evidence.rent is not None:
-        noise = [trial.mean for trial in trials if trial.fold != evidence.fold][-measurements:]
-        if len(noise) < measurements or not _all_finite(noise) or sigma_of(noise) != evidence.sigma:
-            return False
-    again = _decided(evidence)
-    return (again.bound, again.passed) == (evidence.bound, evidence.passed)
 
 
 def _decided(evidence: Evidence) -> Evidence:

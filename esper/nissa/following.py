@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Mapping
@@ -11,15 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from esper.backoff import Backoff
 from esper.errors import AnalyticsError, LogError
 from esper.log.port import PARTITIONS, Change, Log, Share
-from esper.nissa.pacing import Patience
 from esper.nissa.shares import Shared
 from esper.nissa.sink import TOPICS, Sink
 
 logger = logging.getLogger("esper")
 INTERVAL = 1.0
 """Seconds between two looks at the log's end."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds to wait after trouble."""
+OPEN_AFTER = 6
+"""Failures in a row after which the sink only probes whether the trouble has passed."""
 
 
 @dataclass(slots=True)
@@ -66,43 +69,46 @@ def follow(sink: Sink, stop: threading.Event, progress: Progress, share: Share |
 class _Following:
     def __init__(self, sink: Sink, stop: threading.Event, progress: Progress, shared: Shared) -> None:
         self._sink, self._stop, self._progress, self._shared = sink, stop, progress, shared
-        self._patience = Patience()
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._probing = False
 
     def run(self) -> None:
         while not self._stop.is_set():
             try:
                 self._work()
             except (AnalyticsError, LogError) as error:
-                self._failed(str(error))
-                self._wait(self._patience.pause(random.uniform(0.5, 1.5)))
+                self._wait(self._failed(str(error)))
 
     def _work(self) -> None:
         """One look at the log, and what follows from it."""
         progress = self._progress
-        if self._patience.probing:
+        if self._probing:
             self._sink.probe()
-            self._patience = self._patience.probed()
+            self._probing = False  # work is tried again; one more failure is enough to go back to probing
         if self._shared.begin():
             progress.records += self._sink.advance(self._stop, self._shared.still)
             progress.caught_up = time.time()
         if progress.trouble:
             logger.warning("the sink goes on")
-        self._patience, progress.trouble, progress.probing = Patience(), "", False
+        self._backoff.reset()
+        progress.trouble, progress.probing = "", False
         self._shared.rest(self._stop, INTERVAL)
 
-    def _failed(self, error: str) -> None:
-        progress = self._progress
-        self._patience = self._patience.failed()
+    def _failed(self, error: str) -> float:
+        """Returns the seconds to wait."""
+        progress, pause = self._progress, self._backoff.pause()
+        self._probing = self._backoff.failures >= OPEN_AFTER
         if not progress.trouble:
             logger.warning("the sink waits: %s", error)
-        if self._patience.probing and not progress.probing:
+        if self._probing and not progress.probing:
             logger.warning(
                 "the sink failed %d times in a row and only asks now and then until that has passed: %s",
-                *(self._patience.failures, error),
+                *(self._backoff.failures, error),
             )
         progress.failures += 1
-        progress.trouble, progress.probing = error, progress.probing or self._patience.probing
+        progress.trouble, progress.probing = error, progress.probing or self._probing
         self._shared.again()  # what was being written may be there in part
+        return pause
 
     def _wait(self, seconds: float) -> None:
         """Wait, and hold the share meanwhile, so that the partitions do not wander with each trouble."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -17,11 +16,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from esper.backoff import Backoff
 from esper.errors import AnalyticsError
 from esper.locks import locked
 
 PATIENCE = 10.0
 """Seconds to wait for another process to be done."""
+LOOK = 0.1
+"""Seconds between two attempts to take the lock, with jitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Ite
     folder.mkdir(parents=True, exist_ok=True)
     path = lock_file(folder)
     began, waited_for, deadline = time.monotonic(), -1, 0.0
+    backoff = Backoff(LOOK, LOOK)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while not locked(descriptor):
@@ -63,7 +66,7 @@ def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Ite
                 waited_for, deadline = owner.pid, time.monotonic() + patience
             if owner.socket or time.monotonic() > (deadline or began + patience):
                 raise Taken(folder, owner)
-            time.sleep(random.uniform(0.05, 0.15))
+            time.sleep(backoff.pause())
         _write(descriptor, Owner(os.getpid(), " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), socket))
         try:
             yield

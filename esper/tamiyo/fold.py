@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from esper.errors import SequenceGap
-from esper.events import Event, runs
+from esper.events import Event, RunContent, runs
 from esper.kasmina.stages import IllegalMove, Stage, move
 from esper.tamiyo.state import Rejection, RunState, SeedState
 
@@ -22,6 +22,13 @@ WINDOW = 20  # boundary losses kept for the governor
 def apply(state: RunState, event: Event) -> RunState:
     """``state`` after ``event``."""
     return fold(state, (event,))
+
+
+def after(state: RunState, content: RunContent, epoch: int) -> RunState:
+    """``state`` after the next event, of this content, by the writer of ``epoch``."""
+    new = copy(state)
+    _take(new, content, state.sequence + 1, epoch, {"measured", "seeds", "born"})
+    return new
 
 
 def fold(state: RunState, events: Iterable[Event]) -> RunState:
@@ -38,16 +45,21 @@ def fold(state: RunState, events: Iterable[Event]) -> RunState:
         expected += 1
         if envelope.sequence != expected:
             raise SequenceGap(_gap(state.run_id, expected, envelope.sequence))
-        handler = HANDLERS.get(type(content))
-        if handler is None or (expected == 1) is not (handler is _started):
-            raise SequenceGap(_misplaced(state.run_id, expected, type(content).__name__))
-        for name in shared.intersection(CHANGED.get(type(content), ())):
-            setattr(new, name, dict(getattr(new, name)))
-            shared.discard(name)
-        handler(new, content)
-        new.sequence = expected
-        new.writer_epoch = envelope.epoch or new.writer_epoch
+        _take(new, content, expected, envelope.epoch, shared)
     return new
+
+
+def _take(new: RunState, content: Any, sequence: int, epoch: int | None, shared: set[str]) -> None:
+    """Change ``new``, which shares these dicts with another state."""
+    handler = HANDLERS.get(type(content))
+    if handler is None or (sequence == 1) is not (handler is _started):
+        raise SequenceGap(_misplaced(new.run_id, sequence, type(content).__name__))
+    for name in shared.intersection(CHANGED.get(type(content), ())):
+        setattr(new, name, dict(getattr(new, name)))
+        shared.discard(name)
+    handler(new, content)
+    new.sequence = sequence
+    new.writer_epoch = epoch or new.writer_epoch
 
 
 def _gap(run_id: str, expected: int, got: int | None) -> str:
@@ -68,8 +80,9 @@ def _running(state: RunState, what: str) -> None:
 def _started(state: RunState, event: runs.RunStarted) -> None:
     state.task, state.seed, state.settings = event.task, event.seed, event.settings
     state.model, state.optimizer, state.sites, state.gate = event.model, event.optimizer, event.sites, event.gate
-    state.clip_norm = event.clip_norm
+    state.clip_norm, state.rules = event.clip_norm, event.rules
     state.environment, state.parameters_digest = event.environment, event.parameters_digest
+    state.state_digests = event.state_digests
 
 
 def _resumed(state: RunState, event: runs.RunResumed) -> None:
@@ -168,7 +181,7 @@ def _seed(state: RunState, event: runs.SeedTransitioned) -> None:
     current = known.stage if known is not None else Stage.DORMANT
     if event.from_stage != current:
         raise IllegalMove(f"seed {event.seed} leaves {event.from_stage} but is {current}")
-    move(current, Stage(event.to_stage))
+    move(current, _stage(event))
     if known is None:
         _birth(state, event)
     else:
@@ -176,6 +189,13 @@ def _seed(state: RunState, event: runs.SeedTransitioned) -> None:
     if event.gate == "verdict" and event.evidence is not None and event.evidence.fold is not None:
         state.verdicts += 1
         state.gate_uses += 2 if event.to_stage == Stage.BLENDING else 1  # the audit's fold is taken from now on
+
+
+def _stage(event: runs.SeedTransitioned) -> Stage:
+    try:
+        return Stage(event.to_stage)
+    except ValueError:
+        raise IllegalMove(f"seed {event.seed} goes to {event.to_stage}, which is no stage") from None
 
 
 def _birth(state: RunState, event: runs.SeedTransitioned) -> None:
@@ -195,7 +215,12 @@ def _committed(state: RunState, event: runs.CheckpointCommitted) -> None:
 
 
 def _retired(state: RunState, event: runs.CheckpointRetired) -> None:
-    state.checkpoints = tuple(c for c in state.checkpoints if (c.step, c.manifest) != (event.step, event.manifest))
+    kept = list(state.checkpoints)
+    for each in kept:
+        if (each.step, each.manifest) == (event.step, event.manifest):
+            kept.remove(each)  # one of equal ones: a pause's may be what was due at its step, byte for byte
+            break
+    state.checkpoints = tuple(kept)
 
 
 def _rolled_back(state: RunState, event: runs.RolledBack) -> None:

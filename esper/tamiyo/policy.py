@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from esper.events.runs import Alternative
 from esper.tamiyo.observation import Observation
@@ -15,8 +15,8 @@ Action = Literal["wait", "germinate"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy chose. ``propensity`` is the probability with which it would choose this, and
-    ``alternatives`` holds every action that was allowed, the chosen one included."""
+    """What a policy chose. ``propensity`` is the probability with which it would choose this; ``alternatives`` are all
+    that it might have chosen, this one included, and their propensities add up to 1."""
 
     action: Action
     site: str | None
@@ -28,13 +28,19 @@ class Decision:
     reason: str
 
 
+@runtime_checkable
 class Policy(Protocol):
-    """Decides at every boundary; all randomness comes from the observation's seed and step."""
+    """Decides at every boundary; all randomness comes from the observation's seed and step.
+
+    ``version`` is a whole number in digits; what a version decides never changes. ``observation`` is the version of
+    what it sees, which ``decide`` is given.
+    """
 
     name: str
     version: str
+    observation: int
 
-    def decide(self, observation: Observation) -> Decision: ...
+    def decide(self, observation: Any) -> Decision: ...
 
 
 class Choice(NamedTuple):

@@ -21,40 +21,41 @@ from esper.events.signals import DecisionProposed
 from esper.log.port import Record
 from esper.log.records import signal_record
 from esper.tamiyo.fold import fold
-from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.observation import Observation, digest, observe
-from esper.tamiyo.policies import POLICIES
+from esper.tamiyo.policies import known, newest, registered
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.state import RunState, settings_of
 
 LONGEST_REASON, LONGEST_ISSUER = 4000, 200  # characters that a run takes over from a proposal
 MOST_ALTERNATIVES = 10_000
-HEURISTIC = Heuristic()
 
 
-def proposals(state: RunState, event: Event, policy: Policy = HEURISTIC) -> tuple[DecisionProposed, ...]:
-    """What ``policy`` proposes after ``event``, the last one folded into ``state``: something at every boundary of a
-    run that asks for it, else nothing."""
+def proposals(state: RunState, event: Event) -> tuple[DecisionProposed, ...]:
+    """What the run's policy proposes after ``event``, the last one folded into ``state``: something at every boundary
+    of a run that asks for it, else nothing. Raises UsageError when the policy is not known here."""
     if not isinstance(event.content, runs.BoundaryReached) or settings_of(state).decision.where != "remote":
         return ()
-    seen = observe(state)
+    return (proposed(state, newest(settings_of(state).policy.name)),)
+
+
+def proposed(state: RunState, policy: Policy) -> DecisionProposed:
+    """What ``policy`` proposes about the boundary that ``state`` has just reached."""
+    seen = observe(state, policy.observation)
     made = policy.decide(seen)
-    return (
-        DecisionProposed(
-            step=state.step,
-            policy=policy.name,
-            version=policy.version,
-            observation=digest(seen),
-            action=made.action,
-            site=made.site,
-            blueprint=made.blueprint,
-            seed=made.seed,
-            propensity=made.propensity,
-            alternatives=made.alternatives,
-            reason=made.reason,
-            issuer=f"tamiyo/{policy.name}/{policy.version}",
-            nonce=str(state.step),
-        ),
+    return DecisionProposed(
+        step=state.step,
+        policy=policy.name,
+        version=policy.version,
+        observation=digest(seen),
+        action=made.action,
+        site=made.site,
+        blueprint=made.blueprint,
+        seed=made.seed,
+        propensity=made.propensity,
+        alternatives=made.alternatives,
+        reason=made.reason,
+        issuer=f"tamiyo/{policy.name}/{policy.version}",
+        nonce=str(state.step),
     )
 
 
@@ -77,6 +78,10 @@ class Questions:
     def due(self) -> RunState | None:
         """What the policy saw ``lag`` boundaries ago; None at a run's first ones."""
         return self._seen[0] if len(self._seen) == self._seen.maxlen else None
+
+    def newest(self) -> RunState:
+        """What the policy sees at the newest boundary; raises IndexError before the first."""
+        return self._seen[-1]
 
     def steps(self) -> tuple[int, ...]:
         """The steps of the boundaries asked about, the one that is due included."""
@@ -101,18 +106,23 @@ class Objection(NamedTuple):
     detail: str
 
 
-def objection(proposal: DecisionProposed, seen: Observation, now: RunState) -> Objection | None:
-    """What speaks against taking a proposal about a boundary where the policy saw ``seen``.
+def objection(proposal: DecisionProposed, due: RunState, now: RunState) -> Objection | None:
+    """What speaks against taking a proposal about a boundary where the policy saw the run as in ``due``.
 
-    It must be about that observation, by a policy that we know, of an action allowed there, with odds that are
-    odds (``invalid``); and what it asks for must still be possible (``stale``). Whether the policy would really
-    choose so is left to ``verify``.
+    It must be by a version that we know of the run's policy, about what that version observes there, of an action
+    allowed there, with odds that are odds (``invalid``); and what it asks for must still be possible (``stale``).
+    Whether the policy would really choose so is left to ``verify``.
     """
+    policy = known(proposal.policy, proposal.version)
+    name = settings_of(now).policy.name
+    if policy is None or policy.name != name:
+        return Objection("invalid", _stranger(proposal, name))
+    seen = observe(due, policy.observation)
     wrong = _unfit(proposal) or _mistaken(proposal, seen) or _bad_odds(proposal, seen)
     if wrong is not None:
         return Objection("invalid", wrong)
     if proposal.action == "germinate":
-        present = observe(now)
+        present = observe(now, policy.observation)
         if not _allowed(present, *_choice(proposal)):
             return Objection("stale", _outgrown(proposal, now))
         if proposal.seed != _seed(present, proposal.site):
@@ -127,10 +137,14 @@ def _choice(chosen: DecisionProposed | runs.Alternative) -> _Choice:
     return chosen.action, chosen.site, chosen.blueprint
 
 
+def _stranger(proposal: DecisionProposed, name: str) -> str:
+    if proposal.policy != name:
+        return f"it is by policy {_short(proposal.policy)}, but the run's is {name} (policy.name)"
+    there = ", ".join(policy.version for policy in registered().values() if policy.name == name)
+    return f"version {_short(proposal.version)} of policy {name} is not known here; known: {there}"
+
+
 def _unfit(proposal: DecisionProposed) -> str | None:
-    if (proposal.policy, proposal.version) not in POLICIES:
-        known = ", ".join(f"{name} {version}" for name, version in POLICIES)
-        return f"policy {_short(proposal.policy)} {_short(proposal.version)} is not known here; known: {known}"
     if len(proposal.reason) > LONGEST_REASON or len(proposal.issuer) > LONGEST_ISSUER:
         return f"its reason or issuer is longer than {LONGEST_REASON} or {LONGEST_ISSUER} characters"
     if len(proposal.alternatives) > MOST_ALTERNATIVES:

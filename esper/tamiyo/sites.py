@@ -1,4 +1,4 @@
-"""What a site's seeds and failures say about it: its stage, its embargo, the name of its next seed.
+"""What a site's seeds and failures say about it: its embargo, the name of its next seed.
 
 A failure is a cull, whatever its cause, or every third kernel that could not be loaded there. After its j-th
 failure a site rests for ``embargo_steps * 2**(j - 1)`` steps from that failure's step. Fossilised seeds neither
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from esper.kasmina.stages import SiteStage, Stage
+from esper.kasmina.stages import Stage
 from esper.tamiyo.state import RunState
 
 LOADS = 3  # failed germinations that count as one failure
@@ -35,18 +35,6 @@ def embargo_end(failed_at: list[int], embargo_steps: int) -> int:
     if not failed_at:
         return 0
     return failed_at[-1] + (embargo_steps << min(len(failed_at) - 1, MAX_DOUBLINGS))
-
-
-def embargo_until(state: RunState, site: str, embargo_steps: int) -> int:
-    """The first step at which ``site`` is not embargoed; 0 if it never failed."""
-    return embargo_end(failures(state).get(site, []), embargo_steps)
-
-
-def site_stage(state: RunState, site: str, step: int, embargo_steps: int) -> SiteStage:
-    """The stage of ``site`` at ``step``."""
-    if any(seed.site == site for seed in state.live_seeds()):
-        return SiteStage.OCCUPIED
-    return SiteStage.EMBARGOED if step < embargo_until(state, site, embargo_steps) else SiteStage.DORMANT
 
 
 def next_seed_name(state: RunState, site: str) -> str:

@@ -30,6 +30,9 @@ from esper.settings import Settings, settings_from_json
 
 Status = Literal["running", "paused", "completed", "failed", "cancelled"]
 
+FOLD = 2
+"""The number of this fold, raised whenever a state has another ``digest_of_state`` than before for the same events."""
+
 MEASUREMENTS = tuple(name for name in Health.__dataclass_fields__ if name != "site")
 
 
@@ -98,11 +101,13 @@ class RunState:
     settings: str = "{}"
     optimizer: str = ""
     clip_norm: float | None = None
+    rules: int = 1
     model: ModelDescription | None = None
     gate: GateDescription | None = None
     environment: Environment | None = None
     sites: SiteTable | None = None
     parameters_digest: str = ""
+    state_digests: str = "sha256"  # the algorithm of ``digest``
     step: int = 0
     epoch: int = 0
     digest: str = ""

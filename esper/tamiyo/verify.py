@@ -1,35 +1,48 @@
-"""Computes a run again from its log: ids, order, transitions, observations, decisions and verdicts.
+"""Decides a run again from its log: the rules are carried out as by a trainer, with the answers that the log holds.
 
-What does not agree is a finding. The model's own numbers cannot be computed without training; re-running steps
-compares their digests (``esper resume``).
+What does not agree is a finding. The model's own numbers (``rules.inputs``) cannot be computed without training;
+re-running steps compares their digests (``esper resume``). It covers ``esper.runs``.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, TypeVar
+from uuid import UUID
 
 from esper.errors import SequenceGap
 from esper.events import Event, runs
 from esper.events.ids import run_event_id
 from esper.kasmina.stages import IllegalMove, Stage
-from esper.kasmina.verdict import recheck, z_value
 from esper.tamiyo.fold import apply
-from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.policies import POLICIES
+from esper.tamiyo.logged import POLICYS_OWN, LoggedAnswers, NotOnTheLog
+from esper.tamiyo.policies import registered
 from esper.tamiyo.remote import Questions
-from esper.tamiyo.state import RunState, SeedState, settings_of
+from esper.tamiyo.rules import decider
+from esper.tamiyo.rules.between import Between
+from esper.tamiyo.rules.inputs import INPUTS
+from esper.tamiyo.rules.script import KernelJudged, KernelWanted, Put, Script
+from esper.tamiyo.state import RunState, settings_of
+
+T = TypeVar("T")
+MEASURED = frozenset(("measured",))
+GIVEN = {kind: MEASURED.union(names) for kind, names in INPUTS.items()}
+"""The fields of a class that no rule decides."""
+IMPOSSIBLE = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError)
+"""What values raise that a schema allows and no trainer writes, such as parallel arrays of unequal lengths."""
+UNCHECKED = "what follows was not checked"
+LONGEST = 400  # characters of a value in a finding
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something in event ``sequence`` that does not follow from what came before it."""
+    """Something in event ``sequence`` that does not follow from what came before it, and the rule that it breaks."""
 
     sequence: int
+    rule: str
     what: str
 
 
@@ -47,35 +60,184 @@ class Report:
 
 
 def verify(run_id: str, events: Iterable[Event]) -> Report:
-    """Check the run's ``events``, which are in order. Stops at one that cannot be folded."""
-    state, findings = RunState(run_id), list[Finding]()
-    counts = Counter(dict.fromkeys(("events", "transitions", "observations", "decisions", "verdicts", "audits"), 0))
-    counts["unknown_policy"] = 0
-    asked: Questions | None = None
-    for event in events:
-        sequence = state.sequence + 1
-        findings += (Finding(sequence, what) for what in _identity(state, event))
+    """Check the run's ``events``, which are in order. Stops at one that cannot be folded.
+
+    Raises RunUnusable for a run whose rules this version does not know.
+    """
+    found = _Verification(run_id)
+    for transaction in transactions(events):
         try:
-            after = apply(state, event)
+            found.take(transaction)
         except (SequenceGap, IllegalMove) as error:
-            findings.append(Finding(sequence, f"{error}; what follows was not checked"))
+            found.find("what can be folded", f"{error}; what follows was not checked")
             break
-        counts["events"] += 1
-        if isinstance(event.content, runs.RunStarted):
-            decision = settings_of(after).decision
-            asked = Questions(decision.lag) if decision.where == "remote" else None
-        elif isinstance(event.content, runs.BoundaryReached) and asked is not None:
-            asked.reached(after)
-        elif isinstance(event.content, runs.DecisionMade):
-            findings += (Finding(sequence, what) for what in _decision(asked, state, event.content, counts))
-        check = CHECKS.get(type(event.content))
-        if check is not None:
-            findings += (Finding(sequence, what) for what in check(state, after, event.content, counts))
-        state = after
-    return Report(tuple(findings), dict(counts))
+        except IMPOSSIBLE as error:
+            said = f"{type(error).__name__}: {error}"
+            found.find("what can be computed with", f"its values are none that a run can have ({said}); {UNCHECKED}")
+            break
+    return Report(tuple(found.findings), dict(found.counts))
 
 
-def _identity(state: RunState, event: Event) -> Iterator[str]:
+def transactions(events: Iterable[Event]) -> Iterator[deque[Event]]:
+    """The events of a run, those together that the rules decide together: a boundary's, a rollback's, or one alone."""
+    found: deque[Event] = deque()
+    for event in events:
+        if found and isinstance(event.content, _STARTS):
+            yield found
+            found = deque()
+        found.append(event)
+    if found:
+        yield found
+
+
+_STARTS = (
+    runs.RunStarted,
+    runs.RunResumed,
+    runs.RunPaused,
+    runs.RunCompleted,
+    runs.RunFailed,
+    runs.BoundaryReached,
+    runs.RolledBack,
+    runs.CheckpointCommitted,
+    runs.CheckpointRetired,
+)
+_ANSWERS = (runs.CommandAccepted, runs.CommandRejected, runs.DecisionMade, runs.DecisionRejected)
+_COUNTED = ("events", "transitions", "observations", "decisions", "verdicts", "audits", "unknown_policy")
+
+
+class _Verification:
+    """One run's, as far as it has come: ``state``."""
+
+    def __init__(self, run_id: str) -> None:
+        self.findings: list[Finding] = []
+        self.counts = Counter(dict.fromkeys(_COUNTED, 0))
+        self.state = RunState(run_id)
+        self._between = Between()
+        self._asked: Questions | None = None
+        self._answered: set[UUID] = set()  # signals
+        self._last: object = None  # the content of the last event
+
+    def find(self, rule: str, what: str) -> None:
+        """Something is wrong with the event after ``state``."""
+        self.findings.append(Finding(self.state.sequence + 1, rule, what))
+
+    def take(self, events: deque[Event]) -> None:
+        """Check the events of one transaction; raises SequenceGap or IllegalMove at one that cannot be folded."""
+        state, first = self.state, events[0].content
+        for fault in self._between.faults(state, events[0]):
+            self.find(*fault)
+        contents = [event.content for event in events]
+        match first:
+            case runs.BoundaryReached():
+                arrival = replace(first, failed=_failed(state, first, contents))
+                answers = LoggedAnswers(events, first, self._asked)
+                wish = self._carry_out(decider.boundary(state, arrival, self._asked), answers, events)
+                self._between.note(self.state, contents, wish)
+            case runs.RolledBack():
+                self._carry_out(decider.rollback(state, first.step, updated=True), LoggedAnswers(events), events)
+                self._between.note(self.state, contents, None)
+            case runs.RunFailed():
+                updated = first.cause != decider.NEVER_UPDATED or state.digest != ""  # a boundary comes after updates
+                self._carry_out(decider.rollback(state, first.step, updated=updated), LoggedAnswers(events), events)
+            case runs.RunCompleted():
+                self._carry_out(decider.completion(state, first), LoggedAnswers(events), events)
+            case _:
+                self._fold(events.popleft())
+                if isinstance(first, runs.RunStarted):
+                    self._begin()
+                self._uncalled(events)
+
+    def _begin(self) -> None:
+        decider.check_rules(self.state)
+        decision = settings_of(self.state).decision
+        self._asked = Questions(decision.lag) if decision.where == "remote" else None
+
+    def _carry_out(self, rules: Script[T], answers: LoggedAnswers, events: deque[Event]) -> T | None:
+        """Compare ``events`` with what ``rules`` put. After the first that is another the rest is folded unchecked."""
+        answer: Any = None
+        try:
+            while True:
+                step = rules.send(answer)
+                if isinstance(step, Put):
+                    answer = self._compared(step, events, answers)
+                elif isinstance(step, KernelWanted | KernelJudged):
+                    answer = None
+                else:
+                    answer = answers.answer(step)
+        except StopIteration as end:
+            self._uncalled(events)
+            returned: T = end.value
+            return returned
+        except NotOnTheLog as error:
+            self.find(error.rule, str(error))
+            while events:
+                self._fold(events.popleft())
+            return None
+
+    def _compared(self, put: Put, events: deque[Event], answers: LoggedAnswers) -> RunState:
+        """The state after the next event, which should be the one of ``put``."""
+        kind = type(put.content)
+        if not events:
+            raise NotOnTheLog(put.rule, f"a {kind.__name__} is missing here")
+        event = events[0]
+        if type(event.content) is not kind:
+            raise NotOnTheLog(put.rule, f"it is {type(event.content).__name__}, where {kind.__name__} had to come")
+        ignored = POLICYS_OWN if answers.unknown else frozenset[str]()
+        for what in _differences(event.content, put.content, GIVEN.get(kind, MEASURED) | ignored):
+            self.find(put.rule, what)
+        if event.envelope.causes != put.causes:
+            self.find(put.rule, f"it was caused by {_listed(event.envelope.causes)}, not by {_listed(put.causes)}")
+        if put.causes and isinstance(event.content, _ANSWERS):
+            if not self._answered.isdisjoint(put.causes):
+                self.find("a signal is answered once", f"signal {_listed(put.causes)} was answered before")
+            self._answered.update(put.causes)
+        if answers.unknown:
+            self._unknown(event.content)
+        self._count(event.content, answers.unknown)
+        answers.unknown = False
+        self._fold(events.popleft())
+        return self.state
+
+    def _unknown(self, made: Any) -> None:
+        there = ", ".join(f"{name} {version}" for name, version in registered())
+        what = f"policy {made.policy} {made.version} is not known here, so its decision cannot be made again"
+        self.find("a policy's decision can be made again", f"{what}; known: {there}; verify where it is installed")
+
+    def _uncalled(self, events: deque[Event]) -> None:
+        """Events that no rule has put."""
+        while events:
+            self.find(
+                "what a boundary brings", f"it is {type(events[0].content).__name__}, which nothing calls for here"
+            )
+            self._fold(events.popleft())
+
+    def _fold(self, event: Event) -> None:
+        for what in _identity(self.state, event, self._last):
+            self.find("who writes a run, and in what order", what)
+        self.state, self._last = apply(self.state, event), event.content
+        self.counts["events"] += 1
+
+    def _count(self, content: object, unknown: bool) -> None:
+        if isinstance(content, runs.DecisionMade):
+            self.counts["observations"] += not unknown
+            self.counts["unknown_policy" if unknown else "decisions"] += 1
+        elif isinstance(content, runs.SeedTransitioned):
+            self.counts["transitions"] += 1
+            self.counts["verdicts"] += content.gate == "verdict"
+            self.counts["audits"] += content.gate == "audit"
+
+
+def _failed(state: RunState, arrival: runs.BoundaryReached, contents: list[Any]) -> tuple[str, ...]:
+    """The seeds that had failed; where that was not written, those that were not measured, or culled for it."""
+    if arrival.failed is not None:
+        return arrival.failed
+    measured = {trial.seed for trial in arrival.trials}
+    unmeasured = [s.name for s in state.live_seeds() if s.stage is Stage.TRAINING and s.name not in measured]
+    culled = [c.seed for c in contents if isinstance(c, runs.SeedTransitioned) and c.gate == "finite"]
+    return tuple(dict.fromkeys((*unmeasured, *culled)))
+
+
+def _identity(state: RunState, event: Event, last: object) -> Iterator[str]:
     envelope = event.envelope
     if envelope.epoch is None or envelope.sequence is None:
         yield "it has no epoch and no sequence number"
@@ -84,144 +246,40 @@ def _identity(state: RunState, event: Event) -> Iterator[str]:
         yield f"its id is {envelope.id}, which is not that of event {envelope.sequence} of epoch {envelope.epoch}"
     if envelope.epoch < state.writer_epoch:
         yield f"its epoch is {envelope.epoch}, after one of epoch {state.writer_epoch}"
+    resumed = isinstance(event.content, runs.RunResumed)
+    if resumed and isinstance(last, runs.RunResumed) and last.reopened:
+        return  # the resume's writer was lost before its first event
+    if state.sequence and (envelope.epoch > state.writer_epoch) is not resumed:
+        begins = "which no RunResumed begins" if envelope.epoch > state.writer_epoch else "in which the run went on"
+        yield f"its epoch is {envelope.epoch}, {begins}"
 
 
-def _differs(name: str, logged: object, computed: object) -> Iterator[str]:
-    if logged != computed:
-        yield f"{name} is {logged}, computed {computed}"
-
-
-def _boundary(state: RunState, after: RunState, event: runs.BoundaryReached, counts: Counter[str]) -> Iterator[str]:
-    if event.step < state.step or event.step in state.loss_steps:
-        yield f"a boundary at step {event.step}, after step {state.step}"
-
-
-def _decision(
-    asked: Questions | None, state: RunState, event: runs.DecisionMade, counts: Counter[str]
+def _differences(
+    logged: Any, computed: Any, ignored: AbstractSet[str] = frozenset(), within: str = ""
 ) -> Iterator[str]:
-    yield from _differs("step", event.step, state.step)
-    if state.last_decision is not None and state.last_decision.step == event.step:
-        yield f"a second decision at step {event.step}"
-    if (event.issuer is None) is (asked is not None):
-        yield f"it was proposed by {event.issuer or 'nobody'}, but decisions are {'remote' if asked else 'local'}"
-    seen = state if asked is None else asked.due()
-    if seen is None:
-        yield f"a decision at step {event.step}, when none was due yet"
+    """The fields, and those of their parts, in which two contents of one class differ, in words."""
+    for name in type(logged).__dataclass_fields__:
+        if name not in ignored:
+            yield from different(getattr(logged, name), getattr(computed, name), f"{within}{name}")
+
+
+def different(logged: Any, computed: Any, name: str) -> Iterator[str]:
+    """In words, where the values that a log holds and that were computed differ; two that are no number do not."""
+    if logged is computed or (type(logged) is not float and logged == computed):
         return
-    if not event.decision.startswith(f"{seen.step}/"):
-        yield f"decision {event.decision} is not named after step {seen.step}"
-    observation = observe(seen)
-    counts["observations"] += 1
-    yield from _differs("observation", event.observation, digest(observation))
-    policy = POLICIES.get((event.policy, event.version))
-    if policy is None:
-        counts["unknown_policy"] += 1
-        return
-    counts["decisions"] += 1
-    decision = policy.decide(observation)
-    for name in ("action", "site", "blueprint", "seed", "propensity", "alternatives", "reason"):
-        yield from _differs(name, getattr(event, name), getattr(decision, name))
+    if is_dataclass(logged) and type(logged) is type(computed):
+        yield from _differences(logged, computed, within=f"{name}.")
+    elif isinstance(logged, tuple) and isinstance(computed, tuple) and len(logged) == len(computed):
+        for place, (then, now) in enumerate(zip(logged, computed, strict=True)):
+            yield from different(then, now, f"{name}[{place}]")
+    elif logged != computed and not (logged != logged and computed != computed):  # NaN is what was measured
+        yield f"{name} is {_short(logged)}, computed {_short(computed)}"
 
 
-def _seed(state: RunState, after: RunState, event: runs.SeedTransitioned, counts: Counter[str]) -> Iterator[str]:
-    counts["transitions"] += 1
-    seed = state.seeds.get(event.seed)
-    if seed is None:
-        yield from _birth(state, event)
-        return
-    for name in ("site", "blueprint", "kernel"):
-        yield from _differs(f"the {name} of seed {event.seed}", getattr(event, name), getattr(seed, name))
-    if event.gate is not None and event.evidence is None:
-        yield f"the gate {event.gate} gave no evidence"
-    elif event.evidence is not None:
-        if event.evidence.passed is (event.to_stage == Stage.CULLED):
-            yield f"the evidence says passed={event.evidence.passed}, but seed {event.seed} went to {event.to_stage}"
-        if event.gate == "verdict":
-            yield from _verdict(state, seed, event.evidence, counts)
-        elif event.gate == "audit":
-            yield from _audit(state, seed, event.evidence, counts)
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _birth(state: RunState, event: runs.SeedTransitioned) -> Iterator[str]:
-    decided = state.pending
-    if decided is None:
-        yield f"seed {event.seed} was born without a decision"
-        return
-    for name in ("seed", "site", "blueprint"):
-        yield from _differs(f"the {name} at birth", getattr(event, name), getattr(decided, name))
-
-
-def _verdict(state: RunState, seed: SeedState, evidence: runs.Evidence, counts: Counter[str]) -> Iterator[str]:
-    counts["verdicts"] += 1
-    settings = settings_of(state).verdict
-    trials = [trial for _, trial in seed.trials]
-    if not recheck(evidence, trials, settings.measurements):
-        yield f"the verdict on seed {seed.name} does not follow from its evidence and isolated measurements"
-    if evidence.fold is None:
-        return
-    folds = state.gate.folds if state.gate is not None else 1
-    fold = state.gate_uses % folds
-    yield from _differs("the verdict's fold", evidence.fold, fold)
-    yield from _differs("the audit's fold", evidence.audit_fold, (fold + 1) % folds if evidence.passed else None)
-    yield from _near("z", evidence.z, z_value(settings.alpha, state.verdicts + 1))
-    yield from _near("delta", evidence.delta, settings.delta)
-    parameters = _parameters(state, seed)
-    if parameters is not None:
-        yield from _near("rent", evidence.rent, settings.rent * parameters)
-
-
-def _audit(state: RunState, seed: SeedState, evidence: runs.Evidence, counts: Counter[str]) -> Iterator[str]:
-    counts["audits"] += 1
-    settings = settings_of(state).verdict
-    if not recheck(evidence):
-        yield f"the audit of seed {seed.name} does not follow from its evidence"
-    if evidence.fold is None:
-        return
-    blended = seed.entered(Stage.BLENDING)
-    reserved = blended.evidence.audit_fold if blended is not None and blended.evidence is not None else None
-    yield from _differs("the audit's fold", evidence.fold, reserved)
-    yield from _near("z", evidence.z, NormalDist().inv_cdf(settings.alpha))
-    yield from _near("delta", evidence.delta, -settings.delta)
-
-
-def _near(name: str, logged: float | None, computed: float) -> Iterator[str]:
-    # inv_cdf and log may differ in the last bit between C libraries.
-    if logged is None or not math.isclose(logged, computed, rel_tol=1e-9, abs_tol=1e-15):
-        yield f"{name} is {logged}, computed {computed}"
-
-
-def _parameters(state: RunState, seed: SeedState) -> int | None:
-    table = state.sites
-    if table is None or seed.site not in table.names or seed.blueprint not in table.blueprints:
-        return None
-    cost = table.costs[table.names.index(seed.site)][table.blueprints.index(seed.blueprint)]
-    return cost if cost >= 0 else None
-
-
-def _rollback(state: RunState, after: RunState, event: runs.RolledBack, counts: Counter[str]) -> Iterator[str]:
-    yield from _differs("what was removed", sorted(event.removed), sorted(set(state.seeds) - set(after.seeds)))
-    if event.to_step not in {checkpoint.step for checkpoint in state.checkpoints}:
-        yield f"it went back to step {event.to_step}, of which there is no checkpoint"
-
-
-def _command(
-    state: RunState, after: RunState, event: runs.CommandAccepted | runs.CommandRejected, counts: Counter[str]
-) -> Iterator[str]:
-    if str(event.command) in state.answered:
-        yield f"command {event.command} was answered before"
-
-
-def _completed(state: RunState, after: RunState, event: runs.RunCompleted, counts: Counter[str]) -> Iterator[str]:
-    stages = Counter(seed.stage.value for seed in state.seeds.values())
-    logged = {stage: count for stage, count in event.seeds.items() if count}
-    yield from _differs("the count of seeds", dict(sorted(logged.items())), dict(sorted(stages.items())))
-
-
-CHECKS: dict[type, Callable[[RunState, RunState, Any, Counter[str]], Iterator[str]]] = {
-    runs.BoundaryReached: _boundary,
-    runs.SeedTransitioned: _seed,
-    runs.RolledBack: _rollback,
-    runs.CommandAccepted: _command,
-    runs.CommandRejected: _command,
-    runs.RunCompleted: _completed,
-}
+def _listed(causes: Iterable[UUID]) -> str:
+    return ", ".join(map(str, causes)) or "nothing"

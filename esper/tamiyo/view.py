@@ -3,14 +3,14 @@
 ``RUN`` is the head; ``RUN/seed/SEED`` (with ``/transitions/N`` and ``/trials/N``), ``RUN/decision/SEQUENCE``,
 ``RUN/rejection/SEQUENCE``, ``RUN/alert/SEQUENCE``, ``RUN/sites/N``, ``RUN/health/N``, ``RUN/checkpoints`` and
 ``RUN/settings`` hold the rest. However large the run, a piece stays below LARGEST. Each carries the sequence number
-of the event that it was last changed by and the digest of the whole state at that event, so any of them can be
-checked against a fold. Pure: what is read, kept and sent is its host's affair.
+of the event that it was last changed by, the digest of the whole state at that event and the number of the fold that
+made it, so any of them can be checked against a fold. Pure: what is read, kept and sent is its host's affair.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
@@ -20,7 +20,7 @@ from esper.kasmina.stages import IllegalMove
 from esper.log.ordering import Order
 from esper.log.port import Entry
 from esper.tamiyo.fold import apply
-from esper.tamiyo.state import MEASUREMENTS, RunState, SeedState
+from esper.tamiyo.state import FOLD, MEASUREMENTS, RunState, SeedState
 
 LARGEST = 64 * 1024
 """Bytes of a piece, which every one stays below."""
@@ -77,7 +77,9 @@ def pieces(state: RunState, changed: Changes, trouble: dict[str, Any] | None) ->
     kept: Pieces = {}
     for place, value in {**changed, "": head(state, trouble)}.items():
         key = f"{state.run_id}/{place}" if place else state.run_id
-        kept[key] = None if value is None else packed({"sequence": sequence, "digest": digest, "state": value})
+        kept[key] = (
+            None if value is None else packed({"sequence": sequence, "digest": digest, "fold": FOLD, "state": value})
+        )
     return kept
 
 
@@ -94,6 +96,14 @@ def unpacked(value: bytes | None) -> dict[str, Any] | None:
     except (ValueError, KeyError, RecursionError):
         return None
     return piece if whole else None
+
+
+def same(kept: bytes | None, fresh: bytes | None) -> bool:
+    """Whether a piece that is kept is the one that was made afresh. The digest of another fold is not compared."""
+    live, folded = unpacked(kept), unpacked(fresh)
+    if kept == fresh or live is None or folded is None or live.get("fold") == folded.get("fold"):
+        return kept == fresh
+    return (live["sequence"], live["state"]) == (folded["sequence"], folded["state"])
 
 
 def head(state: RunState, trouble: dict[str, Any] | None) -> dict[str, Any]:
@@ -265,17 +275,3 @@ def _cut(value: Any) -> Any:
 def run_of(key: str) -> str:
     """The run that a piece belongs to."""
     return key.partition("/")[0]
-
-
-def materialised(run_id: str, entries: Iterator[Entry]) -> tuple[RunView, dict[str, bytes]]:
-    """The view of ``entries`` from the run's first on, and all its pieces."""
-    view = RunView(run_id, lambda entry, error: None)
-    kept: dict[str, bytes] = {}
-    for entry in entries:
-        _, changed = view.take(entry)
-        for key, value in changed.items():
-            if value is None:
-                kept.pop(key, None)
-            else:
-                kept[key] = value
-    return view, kept

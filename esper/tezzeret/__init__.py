@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from esper.tezzeret.birth import compile_kernel
-from esper.tezzeret.builder import build, site_shape
+from esper.tezzeret.builder import build
 from esper.tezzeret.graph import Kernel
 from esper.tezzeret.kernel import load_kernel
 
-__all__ = ["Kernel", "build", "compile_kernel", "load_kernel", "site_shape"]
+__all__ = ["Kernel", "build", "compile_kernel", "load_kernel"]

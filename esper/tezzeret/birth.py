@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
 from esper.errors import UsageError
-from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected
-from esper.tezzeret.builder import build, site_shape
+from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected, KernelRequested
+from esper.kasmina.kinds import KINDS
+from esper.tezzeret.builder import build, check_request, geometry_of
 from esper.tezzeret.graph import Kernel
 from esper.tezzeret.kernel import load_kernel, save_kernel
 
@@ -21,36 +21,34 @@ from esper.tezzeret.kernel import load_kernel, save_kernel
 def compile_kernel(
     store: ArtifactStore,
     blueprint: BlueprintRegistered,
-    site_module: nn.Module,
-    kind: str,
-    dims: tuple[int, ...],
-    seed: int,
+    request: KernelRequested,
+    device: torch.device | str = "cpu",
     sample_input: Tensor | None = None,
 ) -> tuple[KernelCompiled | KernelRejected, Kernel | None]:
-    """Compile ``blueprint`` for a site, examine it (see ``examine``), store it and load it from the store.
+    """Compile ``blueprint`` as ``request`` says, examine it (see ``examine``), store it and load it from the store.
 
     ``sample_input`` is an input that the site has seen; without one, random numbers serve. Returns the event's
-    content and the kernel on the site's device, None if it was rejected. No random generator, parameter or ``.grad``
-    is changed. Raises EsperError only if the store does not work.
+    content and the kernel on ``device``, None if it was rejected. No random generator is touched.
+    Raises UsageError for a request that is not for ``blueprint`` or that an older version wrote without geometry and
+    dtype, EsperError if the store does not work.
     """
     began = time.perf_counter()
+    asked = {name: getattr(request, name) for name in ("blueprint", "kind", "dims", "seed", "geometry", "dtype")}
+    if request.blueprint != blueprint.blueprint:
+        raise UsageError(f"the request is for {request.blueprint}, not for {blueprint.blueprint}")
+    check_request(request)
     try:
-        if (kind, dims) != site_shape(site_module):
-            raise UsageError(f"the site is {site_shape(site_module)}, not {(kind, dims)}")
-        built = build(blueprint, site_module, seed)
-        examine(built, site_module, sample_input)
+        built = build(blueprint, request, device)
+        examine(built, request, sample_input)
     except (UsageError, RuntimeError, ValueError) as error:
         # torch reports shapes, devices and memory that do not fit as RuntimeError, geometry as ValueError.
         reason = " ".join(str(error).split())[:500]
-        return KernelRejected(blueprint=blueprint.blueprint, kind=kind, dims=dims, seed=seed, reason=reason), None
+        return KernelRejected(**asked, reason=reason), None
     sha256, size = save_kernel(store, built)
-    kernel = load_kernel(store, sha256, next(built.parameters()).device)
+    kernel = load_kernel(store, sha256, device)
     compiled = KernelCompiled(
-        blueprint=blueprint.blueprint,
+        **asked,
         kernel=sha256,
-        kind=kind,
-        dims=dims,
-        seed=seed,
         parameters=sum(parameter.numel() for parameter in built.parameters()),
         size=size,
         measured={"seconds": time.perf_counter() - began},
@@ -58,17 +56,19 @@ def compile_kernel(
     return compiled, kernel
 
 
-def examine(kernel: Kernel, site_module: nn.Module, sample_input: Tensor | None = None) -> None:
-    """Raise UsageError unless ``kernel`` may be born at ``site_module``.
+def examine(kernel: Kernel, request: KernelRequested, sample_input: Tensor | None = None) -> None:
+    """Raise UsageError unless ``kernel`` may be born at the site of ``request``.
 
     Its effect has the shape of the site's output, is exactly zero, and a finite gradient that is not zero reaches
     the weights that are zero; once those are not zero, one reaches every parameter.
     """
+    kind, geometry = KINDS[request.kind], geometry_of(request)
     weight = next(kernel.parameters())
-    x = (_random_input(site_module) if sample_input is None else sample_input.detach()).to(weight)
+    sample = _random(kind.sample(request.dims, geometry), 2) if sample_input is None else sample_input.detach()
+    x = sample.to(weight)
     if not torch.isfinite(x).all():
         raise UsageError("the site's input is not finite")
-    shape = _output_shape(site_module, x)
+    shape = kind.output(tuple(x.shape), request.dims, geometry)
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         effect = kernel(x)
         if effect.shape != shape:
@@ -96,40 +96,6 @@ def _check_gradients(effect: Tensor, parameters: Mapping[str, Tensor]) -> None:
             raise UsageError(f"the gradient that reaches {name} is missing, zero or not finite")
 
 
-def _random_input(site_module: nn.Module) -> Tensor:
-    shape: tuple[int, ...]
-    if isinstance(site_module, nn.Conv2d):
-        # Large enough for the kernel to move once, and for padding that reflects.
-        sides = tuple(
-            dilation * (side - 1) + 1 + stride
-            for side, stride, dilation in zip(
-                site_module.kernel_size, site_module.stride, site_module.dilation, strict=True
-            )
-        )
-        padding = (0, 0) if isinstance(site_module.padding, str) else site_module.padding
-        shape = (2, site_module.in_channels, *(max(side, pad + 1) for side, pad in zip(sides, padding, strict=True)))
-    else:
-        assert isinstance(site_module, nn.Linear)
-        shape = (2, site_module.in_features)
-    return _random(shape, 2)
-
-
 def _random(shape: tuple[int, ...], seed: int) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def _output_shape(site_module: nn.Module, x: Tensor) -> torch.Size:
-    """The shape of the site's output for ``x``, without calling the site, whose hooks are not ours."""
-    if not isinstance(site_module, nn.Conv2d):
-        assert isinstance(site_module, nn.Linear)
-        return torch.Size((*x.shape[:-1], site_module.out_features))
-    return F.conv2d(
-        torch.empty(x.shape, device="meta"),
-        torch.empty(site_module.weight.shape, device="meta"),
-        None,
-        site_module.stride,
-        site_module.padding,
-        site_module.dilation,
-        site_module.groups,
-    ).shape

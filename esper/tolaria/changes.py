@@ -1,10 +1,10 @@
-"""The model as committed events change it, whether they were written just now or are run again from the log."""
+"""The model as committed events change it: those of a live boundary or rollback, and those run again from the log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper.events.runs import SeedTransitioned
+from esper.events.runs import RolledBack, SeedTransitioned
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.tolaria.garden import Garden
 from esper.tolaria.keeper import Keeper
@@ -12,33 +12,33 @@ from esper.tolaria.subject import Subject
 
 
 class Changes:
-    """Changes one run's model. Its methods belong to the training thread, and return what makes a checkpoint due."""
+    """Changes one run's model. Its methods belong to the training thread."""
 
     def __init__(self, subject: Subject, garden: Garden, keeper: Keeper) -> None:
         self._subject, self._garden, self._keeper = subject, garden, keeper
 
-    def apply(self, moves: Iterable[SeedTransitioned]) -> list[str]:
-        """Move seeds to their stages. A cull out of the host gives that back as it was when blending began."""
-        reasons = []
-        for event in moves:
-            began = self._blending_began(event)
-            self._garden.apply(event)
-            if began is not None:
-                self._keeper.commit(wait=True)
-                self._restore_host(began)
-            if event.to_stage == Stage.BLENDING:
-                reasons.append("blending")
-            if event.to_stage == Stage.FOSSILISED:
-                reasons.append("fossilised")
-        return reasons
+    def apply(self, contents: Iterable[object]) -> None:
+        """Do to the model what the events of one step say, in their order; most say nothing about it."""
+        for content in contents:
+            if isinstance(content, RolledBack):
+                self._undo(content.to_step)
+            elif isinstance(content, SeedTransitioned):
+                self._move(content)
 
-    def undo(self, to_step: int, culls: Iterable[SeedTransitioned]) -> list[str]:
-        """Return to the committed checkpoint of ``to_step``, seeds too, and apply ``culls`` to that."""
+    def _move(self, event: SeedTransitioned) -> None:
+        """Move a seed to its stage. A cull out of the host gives that back as it was when blending began."""
+        began = self._blending_began(event)
+        self._garden.apply(event)
+        if began is not None:
+            self._restore_host(began)
+
+    def _undo(self, to_step: int) -> None:
+        """Return to the committed checkpoint of ``to_step``, seeds too; learning rates and all else go on."""
+        self._keeper.commit(wait=True)
         tree = self._keeper.read(to_step).tree
         self._garden.rebuild(tree["seeds"])
         self._subject.load_tensors(tree["model"])
         self._subject.load_optimizer(tree["optimizer"], rates=False)
-        return ["rollback", *self.apply(culls)]
 
     def _blending_began(self, event: SeedTransitioned) -> int | None:
         """For a cull out of the host: the step of the checkpoint from when blending began."""
@@ -48,6 +48,7 @@ class Changes:
 
     def _restore_host(self, step: int) -> None:
         """Return parameters, buffers and optimiser state to a checkpoint; learning rates and all else go on."""
+        self._keeper.commit(wait=True)
         tree = self._keeper.read(step).tree
         self._subject.load_tensors(tree["model"])
         self._subject.load_optimizer(tree["optimizer"], rates=False)

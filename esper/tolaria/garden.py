@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
-from esper.errors import ModelMismatch
+from esper.errors import ModelMismatch, Unsupported
 from esper.events.runs import SeedTransitioned
 from esper.kasmina import generators
 from esper.kasmina.alpha import alpha, rate_factor
@@ -21,12 +22,13 @@ from esper.kasmina.gate import GateData, evaluate
 from esper.kasmina.isolation import isolated_gradients
 from esper.kasmina.seed import LiveSeed
 from esper.kasmina.sites import Site
-from esper.kasmina.stages import IN_THE_HOST, Stage
+from esper.kasmina.stages import IN_THE_HOST, LIVE, Stage
 from esper.kasmina.trace import without_trace
 from esper.settings import Settings
 from esper.tezzeret.kernel import load_kernel
 from esper.tolaria.subject import Subject, load_optimizer
 
+logger = logging.getLogger("esper")
 ATTACHED = IN_THE_HOST | {Stage.FOSSILISED}
 
 
@@ -51,7 +53,7 @@ class Plant:
     def tree(self) -> dict[str, Any]:
         fossil = self.seed.stage is Stage.FOSSILISED
         return {
-            "site": self.seed.site_name,
+            "site": self.seed.site.name,
             "kernel_id": self.kernel_id,
             "stage": str(self.seed.stage),
             "since": self.since,
@@ -88,10 +90,14 @@ class Garden:
         """Seeds that blend or hold."""
         return [each for each in self.plants.values() if each.seed.stage in IN_THE_HOST]
 
+    def failed(self) -> tuple[str, ...]:
+        """The living seeds whose own loss or gradient was not finite."""
+        return tuple(name for name, each in self.plants.items() if each.seed.failed and each.seed.stage in LIVE)
+
     def learn_isolated(self, plant: Plant, batch: Any, before: generators.State) -> None:
         """One isolated update; a loss or gradient that is not finite makes the seed fail."""
         seed, subject = plant.seed, self._subject
-        _, gradients = isolated_gradients(subject.model, subject.loss, batch, seed.site_module, seed.kernel, before)
+        _, gradients = isolated_gradients(subject.model, subject.loss, batch, seed.span, seed.kernel, before)
         if gradients is None:
             seed.failed, plant.gradient_norm = True, None
             return
@@ -108,21 +114,23 @@ class Garden:
                 plant.blended += 1
 
     def birth_gradient(self, name: str, batch: Any) -> float | None:
-        """The norm of a seed's first isolated gradient on a gate batch; None if its loss is not finite."""
+        """The norm of a seed's first isolated gradient on a gate batch; None if its loss is not finite, or the kernel
+        does not work on what its site is given."""
         seed, subject = self.plants[name].seed, self._subject
         with without_trace(subject.model), without_trace(seed.kernel):
             subject.model.eval()  # a batch of one example is not enough for batch norm
-            _, gradients = isolated_gradients(
-                subject.model, subject.loss, batch, seed.site_module, seed.kernel, generators.capture()
-            )
+            try:
+                _, gradients = isolated_gradients(
+                    subject.model, subject.loss, batch, seed.span, seed.kernel, generators.capture()
+                )
+            except (RuntimeError, Unsupported) as error:  # torch's for dtypes, devices and shapes that do not fit
+                reason = " ".join(str(error).split())[:300]
+                logger.warning("seed %s cannot live at its site, so it is culled: %s", name, reason)
+                return None
         if gradients is None:
             return None
         norm = float(torch.nn.utils.get_total_norm(gradients))
         return norm if math.isfinite(norm) else None
-
-    def parameters(self, name: str) -> int:
-        """The number of parameters that a seed adds."""
-        return sum(each.numel() for each in self.plants[name].seed.kernel.parameters())
 
     def switched_off(self, name: str) -> AbstractContextManager[None]:
         """The host without the effect of a seed that is part of it."""
@@ -174,9 +182,8 @@ class Garden:
 
     def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int) -> Plant:
         site = self.site(site_name)
-        weight: Tensor = site.module.get_parameter("weight")
-        kernel = load_kernel(self._store, kernel_id, weight.device)
-        seed = LiveSeed(name, site_name, site.module, kernel, self._subject.optimizer, stage)
+        kernel = load_kernel(self._store, kernel_id, site.anchor.device)
+        seed = LiveSeed(name, site, kernel, self._subject.optimizer, stage)
         return Plant(seed, kernel_id, step)
 
     def _enter(self, plant: Plant, stage: Stage, step: int) -> None:

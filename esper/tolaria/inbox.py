@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import threading
 import time
 from dataclasses import dataclass
 from uuid import UUID
 
+from esper.backoff import Backoff
 from esper.errors import DecodeError, LogError
 from esper.events.codec import content_digest
 from esper.events.ids import signal_id
@@ -21,7 +21,6 @@ from esper.tolaria.reopening import WRITER
 
 logger = logging.getLogger("esper")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between two attempts to read
-_chance = random.Random()  # the process's own generators belong to the training
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +91,17 @@ class Inbox:
         self._thread.join(timeout=5)
 
     def _work(self) -> None:
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while not self._stop.is_set():
             before = self._after
             try:
                 self._follow()
             except LogError as error:
                 if self._after != before:
-                    pause = FIRST_PAUSE
-                if pause == FIRST_PAUSE:
+                    backoff.reset()
+                if not backoff.failures:
                     logger.warning("run %s: no command can arrive now, the log is asked again: %s", self._run_id, error)
-                self._stop.wait(pause * _chance.uniform(0.5, 1.5))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                self._stop.wait(backoff.pause())
 
     def _follow(self) -> None:
         for entry in self._log.follow(SIGNALS, key=self._run_id, after=self._after, stop=self._stop):

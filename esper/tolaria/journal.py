@@ -11,21 +11,21 @@ import contextlib
 import hashlib
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
+from esper.backoff import Backoff
 from esper.errors import Fenced, LogError, LogRefused, RecordTooLarge, SequenceConflict, SequenceGap, WriterLost
 from esper.events import AssetContent, RunContent
-from esper.events.codec import decode
 from esper.log.port import RUNS, Record, Writer
 from esper.log.records import asset_record, run_record
 from esper.settings import LogSettings
-from esper.tamiyo.fold import apply
+from esper.tamiyo.fold import after
 from esper.tamiyo.snapshot import Folded
 from esper.tamiyo.state import RunState
 from esper.tolaria.reopening import NOTE, WRITER, Tail, Writers, renumbered
@@ -33,7 +33,6 @@ from esper.tolaria.reopening import NOTE, WRITER, Tail, Writers, renumbered
 logger = logging.getLogger("esper")
 CLOSING = 5.0  # seconds that a closing journal gives its last transactions
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to append
-_chance = random.Random()  # the process's own generators belong to the training
 FINAL = (Fenced, LogRefused, SequenceGap, SequenceConflict, RecordTooLarge)  # trying again cannot help
 
 
@@ -41,31 +40,50 @@ class Transaction:
     """Events that will be committed together. ``state`` is the fold including them; ``then`` is called, in the
     writer thread, once they are committed. ``moved`` and ``epoch`` are those of its numbers: see ``Journal.state``."""
 
-    def __init__(self, run_id: str, state: RunState, epoch: int, moved: int = 0) -> None:
-        self._run_id = run_id
+    def __init__(self, state: RunState, epoch: int, moved: int = 0) -> None:
         self.state, self.epoch, self.moved = state, epoch, moved
-        self.records: list[Record] = []
         self.contents: list[RunContent] = []
         self.then: Callable[[], None] | None = None
+        self._assets: list[tuple[AssetContent, datetime]] = []
+        self._said: list[tuple[datetime, tuple[UUID, ...]]] = []  # when each of the contents was added, and its causes
 
     def add(self, content: RunContent, causes: Sequence[UUID] = ()) -> None:
         """Append an event of the run."""
-        record = run_record(
-            self._run_id,
-            content,
-            epoch=self.epoch,
-            sequence=self.state.sequence + 1,
-            writer=WRITER,
-            time=datetime.now(UTC),
-            causes=tuple(causes),
-        )
-        self.state = apply(self.state, decode(record.schema, record.value))
-        self.records.append(record)
+        self.state = after(self.state, content, self.epoch)
         self.contents.append(content)
+        self._said.append((datetime.now(UTC), tuple(causes)))
 
     def add_asset(self, content: AssetContent) -> None:
         """Append an event about a blueprint or kernel, in the same transaction."""
-        self.records.append(asset_record(content, writer=WRITER, time=datetime.now(UTC)))
+        self._assets.append((content, datetime.now(UTC)))
+
+    def records(self) -> list[Record]:
+        """All of it as the log takes it: what is about assets, then the run's events."""
+        before = self.state.sequence - len(self.contents)
+        events = [
+            run_record(
+                self.state.run_id,
+                content,
+                epoch=self.epoch,
+                sequence=sequence,
+                writer=WRITER,
+                time=time,
+                causes=causes,
+            )
+            for sequence, (content, (time, causes)) in enumerate(
+                zip(self.contents, self._said, strict=True), start=before + 1
+            )
+        ]
+        return [*(asset_record(content, writer=WRITER, time=time) for content, time in self._assets), *events]
+
+
+class _Sent(NamedTuple):
+    """A transaction as it was queued."""
+
+    records: list[Record]
+    state: RunState
+    moved: int
+    then: Callable[[], None] | None
 
 
 class Journal:
@@ -82,7 +100,7 @@ class Journal:
         self._state = state
         self._newest: Record | None = None  # the last of the run's events that was submitted
         self._counted = self._moved = 0, writer.epoch  # by how much its numbers were moved up; the last event's epoch
-        self._queue: queue.Queue[Transaction | None] = queue.Queue(settings.buffer)
+        self._queue: queue.Queue[_Sent | None] = queue.Queue(settings.buffer)
         self._failure: BaseException | None = None
         self._answered = time.monotonic()  # when the log last did
         self._trouble = ""  # what it said since
@@ -109,6 +127,11 @@ class Journal:
         return self._state
 
     @property
+    def epoch(self) -> int:
+        """The fencing epoch of the run's present writer."""
+        return self._writer.epoch
+
+    @property
     def latest(self) -> RunState:
         """The run as the training thread last saw it, for other threads."""
         return self._state
@@ -122,20 +145,22 @@ class Journal:
 
     def transaction(self) -> Transaction:
         """A new transaction on the present state."""
-        return Transaction(self.state.run_id, self.state, self._writer.epoch, self._counted[0])
+        return Transaction(self.state, self._writer.epoch, self._counted[0])
 
     def submit(self, transaction: Transaction) -> None:
         """Queue it; waits only when ``buffer`` transactions are queued."""
         self.check()
         began = time.monotonic()
+        sent = _Sent(transaction.records(), transaction.state, transaction.moved, transaction.then)
         while True:
             try:
-                self._queue.put(transaction, timeout=0.2)
+                self._queue.put(sent, timeout=0.2)
                 break
             except queue.Full:
                 self._wait_once(began)
         self._state, self._counted = transaction.state, (transaction.moved, transaction.epoch)
-        self._newest = next((each for each in reversed(transaction.records) if each.topic == RUNS), self._newest)
+        if transaction.contents:
+            self._newest = sent.records[-1]
 
     def commit(self, transaction: Transaction) -> None:
         """Queue it and wait until it, and everything before it, is committed."""
@@ -158,7 +183,9 @@ class Journal:
             raise self._failure
 
     def close(self) -> None:
-        """Stop the thread, once what is queued is committed or a few seconds have passed."""
+        """Stop the thread, once what is queued is committed or a few seconds have passed; once is enough."""
+        if self._closing.is_set():
+            return
         deadline = time.monotonic() + CLOSING
         while self._queue.unfinished_tasks and self._failure is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -199,71 +226,71 @@ class Journal:
     def _work(self) -> None:
         try:
             while not self._closing.is_set():
-                transaction = self._queue.get()
+                sent = self._queue.get()
                 try:
-                    if transaction is not None and self._failure is None:
-                        self._append(transaction)
+                    if sent is not None and self._failure is None:
+                        self._append(sent)
                 finally:
                     self._queue.task_done()
-                if transaction is None:
+                if sent is None:
                     return
         except BaseException as error:
             self._failure = error
             raise
 
-    def _append(self, transaction: Transaction) -> None:
+    def _append(self, sent: _Sent) -> None:
         """Commit it, with as many attempts and writers as that takes while patience lasts."""
         deadline = time.monotonic() + self._settings.patience
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
-                self._attempt(transaction)
+                self._attempt(sent)
                 break
             except FINAL as error:
                 self._failure = error
                 return
             except LogError as error:
                 self._trouble = str(error)
+                pause = backoff.pause()
                 if time.monotonic() + pause > deadline or self._closing.is_set():
                     self._failure = self._silence()
                     return
                 logger.debug("append failed, trying again: %s", error)
-                self._closing.wait(pause * _chance.uniform(0.5, 1.5))
-                pause = min(2 * pause, LONGEST_PAUSE)
-        if transaction.then is not None:
-            transaction.then()
+                self._closing.wait(pause)
+        if sent.then is not None:
+            sent.then()
 
-    def _attempt(self, transaction: Transaction) -> None:
-        if self._doubtful is not None and self._reopen(self._doubtful, transaction):
+    def _attempt(self, sent: _Sent) -> None:
+        if self._doubtful is not None and self._reopen(self._doubtful, sent):
             return
-        records = renumbered([*self._head, *transaction.records], self._writer.epoch, self._tail.sequence)
+        records = renumbered([*self._head, *sent.records], self._writer.epoch, self._tail.sequence)
         try:
             position = self._writer.append(records)
         except WriterLost:
             self._doubtful = records
             raise
         last = next(record for record in reversed(records) if record.topic == RUNS)
-        self._settle(transaction, Tail(self._writer.epoch, last.sequence or 0, position))
+        self._settle(sent, Tail(self._writer.epoch, last.sequence or 0, position))
 
-    def _reopen(self, sent: list[Record], transaction: Transaction) -> bool:
-        """Go on with another writer; returns whether ``sent``, the last records of the lost one, were committed."""
-        reopened = self._writers.reopen(sent, self._tail)
+    def _reopen(self, doubtful: list[Record], sent: _Sent) -> bool:
+        """Go on with another writer; returns whether ``doubtful``, the lost one's last records, were committed."""
+        reopened = self._writers.reopen(doubtful, self._tail)
         if self._closing.is_set():  # too late: another may have the run by now
             reopened.writer.close()
             raise LogError("the journal was closed")
         self._writer.close()
         self._writer, self._tail, self._doubtful = reopened.writer, reopened.tail, None
         if reopened.committed:
-            self._settle(transaction, reopened.tail)
+            self._settle(sent, reopened.tail)
         if self._tail.sequence:
             self._head = [self._writers.resumed(self._folded, self._writer.epoch)]
         logger.warning("run %s: %s; it goes on with epoch %d", self._writers.run_id, NOTE, self._writer.epoch)
         return reopened.committed
 
-    def _settle(self, transaction: Transaction, tail: Tail) -> None:
+    def _settle(self, sent: _Sent, tail: Tail) -> None:
         """It is committed, and ``tail`` is its last event."""
-        self._tail, self._folded, self._head = tail, transaction.state, []
-        self._moved = transaction.moved + tail.sequence - transaction.state.sequence, tail.epoch
+        self._tail, self._folded, self._head = tail, sent.state, []
+        self._moved = sent.moved + tail.sequence - sent.state.sequence, tail.epoch
         self.committed = tail.sequence
         self._answered = time.monotonic()
         if self._trouble:

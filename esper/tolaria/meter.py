@@ -60,12 +60,10 @@ class Meter:
         if self._settings.sites == 0 or step % self._settings.sites:
             return
         with torch.no_grad():
-            sites = [site for site in self._garden.sites if site.reason is None]
-            weights = [site.module.get_parameter("weight") for site in sites]
-            names = [site.name for site in sites]
-            yield from _norms("weight_norm", names, list(weights))
-            with_gradient = [(name, weight.grad) for name, weight in zip(names, weights, strict=True)]
-            given = [(name, grad) for name, grad in with_gradient if grad is not None]
+            found = [(site.name, site.weight) for site in self._garden.sites if site.reason is None]
+            weights = [(name, weight) for name, weight in found if weight is not None]
+            yield from _norms("weight_norm", [name for name, _ in weights], [weight for _, weight in weights])
+            given = [(name, weight.grad) for name, weight in weights if weight.grad is not None]
             yield from _norms("gradient_norm", [name for name, _ in given], [grad for _, grad in given])
 
 

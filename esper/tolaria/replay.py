@@ -13,12 +13,16 @@ from esper.tolaria.digest import StateDigest
 
 @dataclass(slots=True)
 class Logged:
-    """The events of one step: its boundary or rollback, the transitions to apply in order, the last sequence number."""
+    """The events of one step that change the model, in order, after its boundary or rollback; the last one's sequence
+    number."""
 
-    boundary: BoundaryReached | None = None
-    rollback: RolledBack | None = None
-    transitions: list[SeedTransitioned] = field(default_factory=list)
+    contents: list[BoundaryReached | RolledBack | SeedTransitioned] = field(default_factory=list)
     sequence: int = 0
+
+    @property
+    def boundary(self) -> BoundaryReached | None:
+        """What to compare the state with, unless the step has a rollback."""
+        return next((each for each in self.contents if isinstance(each, BoundaryReached)), None)
 
 
 class Replay:
@@ -39,12 +43,7 @@ class Replay:
                 continue
             logged = self._steps.setdefault(content.step, Logged())
             logged.sequence = event.envelope.sequence or 0
-            if isinstance(content, BoundaryReached):
-                logged.boundary = content
-            elif isinstance(content, RolledBack):
-                logged.rollback = content
-            else:
-                logged.transitions.append(content)
+            logged.contents.append(content)
         self.last = max(self._steps, default=0)
 
     def covers(self, step: int) -> bool:

@@ -7,9 +7,9 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from prometheus_client.core import Metric
 from torch import nn
@@ -26,18 +26,40 @@ _NO_MORE = object()
 class Run:
     """One training. Made by ``esper.start`` and ``esper.resume``; used from one thread.
 
-    A completed run has nothing left to do: its loops are empty and ``finish`` only returns the summary.
+    A completed run has nothing left to do: its loops are empty and ``finish`` only returns the summary. As a context
+    manager it is closed when the block is left; what ends a run, ``finish`` or an error, closes it as well.
     """
 
-    def __init__(self, run_id: str, trainer: Trainer | None, state: RunState) -> None:
+    def __init__(self, run_id: str, trainer: Trainer | None, state: RunState, opened: ExitStack) -> None:
         self.run_id = run_id
         self._trainer = trainer
         self._state = state
-        self._committed = 0
+        self._committed, self._step = 0, state.step
         self._iterating = False
         self._interrupted = threading.Event()
-        if trainer is not None:
-            self._closing = weakref.finalize(self, trainer.close)  # when the run is forgotten, and at exit
+        self._closing = weakref.finalize(self, opened.close)  # when the run is forgotten, and at exit
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if kind is None and self.status == "running":
+            logger.warning("run %s is not finished; go on with esper.resume(%r, ...)", self.run_id, self.run_id)
+
+    def close(self) -> None:
+        """End the run's threads and close its log, once what was done is committed or a few seconds have passed.
+
+        A run that was not finished stays so: ``esper.resume`` goes on with it, as after a crash. What the run says of
+        itself (``state``, ``summary`` and the like) can still be asked. Closing again does nothing.
+        """
+        self._closing()
+        if self._trainer is not None:
+            self._state, self._committed = self._trainer.journal.state, self._trainer.journal.committed
+            self._step = self._trainer.step
+            self._trainer = None
 
     @property
     def state(self) -> RunState:
@@ -52,7 +74,7 @@ class Run:
     @property
     def step_number(self) -> int:
         """Steps done so far, those before a resume included."""
-        return self._trainer.step if self._trainer else self._state.step
+        return self._trainer.step if self._trainer else self._step
 
     @property
     def events_written(self) -> int:
@@ -61,7 +83,7 @@ class Run:
 
     def epochs(self, count: int) -> Iterator[int]:
         """Yield the epochs that are still to be done of ``count``."""
-        trainer = self._trainer
+        trainer = self._working()
         if trainer is None:
             return
         with self._pausing_on_interrupt():
@@ -69,8 +91,8 @@ class Run:
             while trainer.cursor.epoch < count:
                 self._iterating = False
                 yield trainer.cursor.epoch
-                self._still(trainer)
-                with self._closing_on_error(trainer):
+                self._still()
+                with self._closing_on_error():
                     trainer.end_epoch(self._interrupted.is_set())
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
@@ -79,35 +101,44 @@ class Run:
         Raises UsageError when called twice, Unsupported for a loader that cannot be taken up again, DataMismatch
         when a resumed run's loader gives other data than before.
         """
-        if self._trainer is None:
+        trainer = self._working()
+        if trainer is None:
             return iter(())
         if self._iterating:
             raise UsageError("run.batches was called twice in one epoch; call it once for each epoch of run.epochs(n)")
         self._iterating = True
-        return self._batches(self._trainer, loader)
+        return self._batches(trainer, loader)
 
     def _batches(self, trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
-        with self._closing_on_error(trainer):
+        with self._closing_on_error():
             trainer.cursor.enter_epochs()  # a loop may do without run.epochs
             iterator = trainer.cursor.open(loader)
         while (batch := self._next(trainer, iterator)) is not _NO_MORE:
             yield batch
 
-    def _still(self, trainer: Trainer) -> None:
-        if self._trainer is not trainer:
-            raise UsageError(f"run {self.run_id} ended with an error; go on with esper.resume({self.run_id!r}, ...)")
+    def _working(self) -> Trainer | None:
+        """What does the work; None once the run has ended. Raises UsageError where it was closed before that."""
+        if self._trainer is None and self.status == "running":
+            raise UsageError(
+                f"run {self.run_id} was closed, or ended with an error; go on with esper.resume({self.run_id!r}, ...)"
+            )
+        return self._trainer
+
+    def _still(self) -> Trainer:
+        """What does the work of a run that has not ended; raises UsageError."""
+        trainer = self._working()
+        if trainer is None:
+            raise UsageError(f"run {self.run_id} is {self.status}; there is nothing to step")
+        return trainer
 
     def _next(self, trainer: Trainer, iterator: Iterator[Any]) -> Any:
-        self._still(trainer)
-        try:
+        self._still()
+        with self._closing_on_error():
             trainer.between_steps(self._interrupted.is_set())
             batch = next(iterator, _NO_MORE)
             if batch is not _NO_MORE:
                 trainer.cursor.used(batch)
-        except BaseException:
-            self._leave(trainer)
-            raise
-        return batch
+            return batch
 
     def step(self, batch: Any) -> float:
         """One training step: forward, backward, optimiser, seeds. Returns the mean loss.
@@ -115,13 +146,9 @@ class Run:
         A loss that is not finite moves nothing; the governor acts before the next batch. Raises LossShape unless
         ``loss`` gives one number per example.
         """
-        if self._trainer is None:
-            raise UsageError(f"run {self.run_id} is {self.status}; there is nothing to step")
-        try:
-            return self._measured(self._trainer, batch)
-        except BaseException:
-            self._leave(self._trainer)
-            raise
+        trainer = self._still()
+        with self._closing_on_error():
+            return self._measured(trainer, batch)
 
     def _measured(self, trainer: Trainer, batch: Any) -> float:
         if trainer.meter is None:
@@ -133,17 +160,18 @@ class Run:
 
     def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None = None) -> dict[str, Any]:
         """Measure ``test(model)``, complete the run and wait until all of it is committed. Returns ``summary()``."""
-        if self._trainer is not None:
-            with self._closing_on_error(self._trainer):
-                self._trainer.finish(test, self._interrupted.is_set())
-            self._leave(self._trainer)
+        trainer = self._working()
+        if trainer is not None:
+            with self._closing_on_error():
+                trainer.finish(test, self._interrupted.is_set())
+            self.close()
         return self.summary()
 
     def metrics(self) -> Iterator[Metric]:
         """What Prometheus reads of this run, for ``esper.nissa.metrics.serving``; any thread may ask."""
         trainer = self._trainer
         if trainer is None:
-            return of_run(self._state, self._state.step, self._committed, 0)
+            return of_run(self._state, self._step, self._committed, 0)
         dropped = 0 if trainer.meter is None else trainer.meter.dropped
         return of_run(trainer.journal.latest, trainer.step, trainer.journal.committed, dropped)
 
@@ -152,19 +180,13 @@ class Run:
         return self.state.summary()
 
     @contextmanager
-    def _closing_on_error(self, trainer: Trainer) -> Iterator[None]:
+    def _closing_on_error(self) -> Iterator[None]:
         """After an error the run is as it is after a crash: what was committed stands, and ``resume`` goes on."""
         try:
             yield
         except BaseException:
-            self._leave(trainer)
+            self.close()
             raise
-
-    def _leave(self, trainer: Trainer) -> None:
-        if self._trainer is not None:
-            self._state, self._committed = trainer.journal.state, trainer.journal.committed
-            self._trainer = None
-            self._closing()
 
     @contextmanager
     def _pausing_on_interrupt(self) -> Iterator[None]:

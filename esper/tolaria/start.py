@@ -8,16 +8,13 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from esper.artifacts import open_store
-from esper.artifacts.port import ArtifactStore
 from esper.errors import (
     CorruptArtifact,
     DataMismatch,
@@ -25,10 +22,8 @@ from esper.errors import (
     RunExists,
     RunNotFound,
     RunUnusable,
-    Unsupported,
     UsageError,
 )
-from esper.events import Event
 from esper.events.codec import canonical_json
 from esper.events.runs import (
     CheckpointCommitted,
@@ -39,37 +34,29 @@ from esper.events.runs import (
     RunStarted,
 )
 from esper.kasmina.gate import GateData
-from esper.kasmina.seed import holds_seeds, strip
-from esper.kasmina.sites import Site, find_sites, site_table
-from esper.log import open_log
-from esper.log.port import ASSETS, Log
-from esper.settings import Settings, Telemetry, log_url, settings_with
+from esper.kasmina.seed import strip
+from esper.kasmina.sites import site_table
+from esper.settings import Settings, settings_with
+from esper.tamiyo.policies import newest
+from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
+from esper.tamiyo.rules.decider import RULES, check_rules
 from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.archive import Archive
-from esper.tolaria.boundary import Boundary
+from esper.tolaria.bench import Bench, bench_for
 from esper.tolaria.checkpoint import Loaded, snapshot
-from esper.tolaria.decisions import decider_for
-from esper.tolaria.digest import digest_tree
-from esper.tolaria.environment import adopt, environment
-from esper.tolaria.garden import Garden
-from esper.tolaria.history import History, begun, further, recent, whole
-from esper.tolaria.inbox import Inbox
+from esper.tolaria.digest import STATE_DIGESTS, check_algorithm, digest_tree
+from esper.tolaria.environment import environment
+from esper.tolaria.history import History, further, recent, whole
 from esper.tolaria.journal import Journal
-from esper.tolaria.keeper import Keeper
-from esper.tolaria.meter import Meter
-from esper.tolaria.recorder import Recorder
-from esper.tolaria.reopening import Writers, check_end
+from esper.tolaria.reopening import check_end
 from esper.tolaria.replay import Replay
-from esper.tolaria.retention import blend_starts
 from esper.tolaria.run import Run
+from esper.tolaria.sites import Sites, costs_of
 from esper.tolaria.subject import Loss, Stateful, Subject
 from esper.tolaria.trainer import Trainer
-from esper.urza.fit import parameter_count
 from esper.urza.library import built_in
 
 logger = logging.getLogger("esper")
-
-Sites = Literal["auto"] | Sequence[str]
 
 
 def start(
@@ -110,19 +97,18 @@ def start(
         RunExists, UsageError, Unsupported, LossShape, LogError.
     """
     run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
-    bench = Bench(run_id, Path(home), log, Subject(model, optimizer, loss, dict(state or {}), clip_norm), sites)
-    if begun(bench.log, run_id):
-        raise RunExists(
-            f"run {run_id} exists already; go on with `esper resume {run_id}`, or esper.resume({run_id!r}, ...) from "
-            "Python, or choose another run_id"
-        )
-    if holds_seeds(model):
-        raise Unsupported("the model holds seeds of another run, whose names this one would use again; build it anew")
-    chosen = _settings(settings)
-    gate = _read_gate(gate_data, chosen)
-    if gate is None:
-        logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
-    return _begin(bench, chosen, gate, seed, task, tuple(data))
+    subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
+    with ExitStack() as opened:
+        bench = bench_for(opened, run_id, subject, sites, Path(home), log)
+        bench.check_new()
+        chosen = _settings(settings)
+        if not -(2**63) <= seed < 2**63:
+            raise UsageError(f"seed={seed} does not fit into 64 bits; choose a smaller one")
+        gate = _read_gate(gate_data, chosen)
+        if gate is None:
+            logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
+        trainer = _begin(bench, chosen, gate, seed, task, tuple(data))
+        return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 
 def resume(
@@ -148,183 +134,103 @@ def resume(
         RunNotFound, RunUnusable, ModelMismatch, DataMismatch, EnvironmentMismatch, CorruptArtifact, LogError.
     """
     began = time.perf_counter()
-    bench = Bench(
-        _checked_run_id(run_id), Path(home), log, Subject(model, optimizer, loss, dict(state or {}), clip_norm), sites
-    )
-    known = recent(bench.log, bench.store, run_id) or whole(bench.log, run_id)
-    before = known.state
-    if before.sequence == 0:
-        raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; `esper runs` lists those there are")
-    if before.status == "completed":
-        logger.warning("run %s is completed already; there is nothing to resume", run_id)
-        return Run(run_id, None, before)
-    if before.status in ("failed", "cancelled"):
-        raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
-    strip(model)  # of what a former Run put into it
-    notes = bench.check(before, inexact)
-    settings = settings_of(before)
-    gate = _read_gate(gate_data, settings)
-    if _describe_gate(gate) != before.gate:
-        raise DataMismatch(f"gate_data is not what run {run_id} began with; give the same examples in the same order")
-    with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
-        bench.subject.check_fits(_newest(archive, before)[0].tree)
-    return _take_up(bench, known, gate, notes, began)
-
-
-@dataclass(slots=True)
-class Bench:
-    """Where a run's parts are put together."""
-
-    run_id: str
-    home: Path
-    log_url: str | None
-    subject: Subject
-    wanted: Sites
-    log: Log = None  # type: ignore[assignment]
-    store: ArtifactStore = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.subject.check()
-        self.log = open_log(self.log_url or log_url(self.home.absolute()))
-        self.store = open_store(f"file:///{(self.home / 'artifacts').absolute()}")
-
-    def check(self, state: RunState, inexact: bool) -> tuple[str, ...]:
-        """Refuse a model, optimiser or machine that is not the run's; returns the differences that were let pass."""
-        assert state.model is not None
-        assert state.environment is not None
-        assert state.sites is not None
-        self.subject.check_against(state.model)
-        if self.subject.clip_norm != state.clip_norm:
-            raise UsageError(f"clip_norm is {self.subject.clip_norm}, the run's is {state.clip_norm}; pass the same")
-        if type(self.subject.optimizer).__name__ != state.optimizer:
-            raise ModelMismatch(
-                f"the optimiser is {type(self.subject.optimizer).__name__}, the run's is {state.optimizer}"
-            )
-        names = tuple(site.name for site in find_sites(self.subject.model, self.wanted, self.subject.optimizer))
-        if names != state.sites.names:
-            raise UsageError(
-                f"sites= gives {len(names)} layers, the run's are {len(state.sites.names)} others; pass the same sites"
-            )
-        return adopt(state.environment, self.subject.model, inexact)
-
-    def writers(self) -> Writers:
-        return Writers(self.log, self.run_id, environment(self.subject.model))
-
-    def unregistered(self) -> list[Any]:
-        """Registrations of built-in blueprints that the log does not hold yet."""
-        return [each for key, each in built_in().items() if next(iter(self.log.read(ASSETS, key=key)), None) is None]
-
-    def meter(self, trainer: Trainer, settings: Telemetry) -> Meter | None:
-        """What measures the steps that ``trainer`` executes from now on; None if nothing shall."""
-        if settings.every == 0:
-            return None
-        state = trainer.journal.state
-        recorder = Recorder(self.log, self.run_id, state.attempt, state.writer_epoch, settings)
-        return Meter(self.subject, trainer.garden, recorder, settings)
-
-    def trainer(
-        self,
-        journal: Journal,
-        gate: GateData | None,
-        settings: Settings,
-        replay: Replay,
-        archive: Archive,
-        events: Sequence[Event] = (),
-    ) -> Trainer:
-        sites = find_sites(self.subject.model, self.wanted, self.subject.optimizer)
-        garden = Garden(self.subject, sites, gate, self.store, settings)
-        inbox = Inbox(self.log, self.run_id)
-        decider = decider_for(self.run_id, events, inbox, settings.decision)
-        boundary = Boundary(self.subject, garden, gate, self.store, built_in(), decider, settings)
-        keeper = Keeper(archive, journal, settings.checkpoint.keep)
-        return Trainer(self.subject, garden, boundary, journal, inbox, keeper, settings, replay, _costs)
+    subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
+    with ExitStack() as opened:
+        bench = bench_for(opened, _checked_run_id(run_id), subject, sites, Path(home), log)
+        known = recent(bench.log, bench.store, run_id) or whole(bench.log, run_id)
+        before = known.state
+        if before.sequence == 0:
+            raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; `esper runs` lists those there are")
+        if before.status == "completed":
+            logger.warning("run %s is completed already; there is nothing to resume", run_id)
+            return Run(run_id, None, before, ExitStack())
+        if before.status in ("failed", "cancelled"):
+            raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
+        check_rules(before)
+        check_algorithm(before)
+        newest(settings_of(before).policy.name)  # is there, before a trainer that has it is fenced
+        strip(model)  # of what a former Run put into it
+        notes = bench.check(before, inexact)
+        gate = _same_gate(gate_data, before)
+        with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
+            subject.check_fits(_newest(archive, before)[0].tree)
+        trainer = _take_up(bench, known, gate, notes, began)
+        return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 
 def _begin(
     bench: Bench, settings: Settings, gate: GateData | None, seed: int, task: str | None, data: tuple[DataFile, ...]
-) -> Run:
+) -> Trainer:
     """Write the run's first events and the checkpoint of step 0."""
-    writers = bench.writers()
-    writer = writers.open()
+    writers, writer = bench.opened_writer()
     if writer.sequence:
         raise RunExists(f"run {bench.run_id} was begun by another process just now; choose another run_id")
-    with ExitStack() as undo:
-        undo.callback(writer.close)
-        journal = undo.enter_context(closing(Journal(writers, writer, RunState(bench.run_id), settings.log)))
-        archive = undo.enter_context(closing(Archive(bench.store, bench.run_id)))
-        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, Replay((), 0), archive)))
-        archive.take(snapshot(0, 0, ("start",), trainer.tree(), trainer.cursor_tree()))
-        ((_, written, _),) = archive.finished(wait=True)
-        transaction = journal.transaction()
-        for blueprint in bench.unregistered():
-            transaction.add_asset(blueprint)
-        transaction.add(
-            RunStarted(
-                task=task,
-                seed=seed,
-                settings=canonical_json(settings.model_dump(mode="json")),
-                model=bench.subject.describe(),
-                optimizer=type(bench.subject.optimizer).__name__,
-                clip_norm=bench.subject.clip_norm,
-                sites=site_table(trainer.garden.sites, _costs(trainer.garden.sites)),
-                gate=_describe_gate(gate),
-                data=data,
-                environment=environment(bench.subject.model),
-                parameters_digest=digest_tree(bench.subject.tensors()).digest,
-            )
+    journal = bench.opened.enter_context(closing(Journal(writers, writer, RunState(bench.run_id), settings.log)))
+    archive = bench.opened.enter_context(closing(Archive(bench.store, bench.run_id)))
+    trainer = bench.trainer(journal, gate, settings, Replay((), 0), archive, attempt=1)
+    archive.take(snapshot(0, 0, (START,), trainer.tree(), trainer.cursor_tree()))
+    ((_, written, _),) = archive.finished(wait=True)
+    transaction = journal.transaction()
+    for blueprint in bench.unregistered():
+        transaction.add_asset(blueprint)
+    transaction.add(
+        RunStarted(
+            task=task,
+            seed=seed,
+            settings=canonical_json(settings.model_dump(mode="json")),
+            model=bench.subject.describe(),
+            optimizer=type(bench.subject.optimizer).__name__,
+            clip_norm=bench.subject.clip_norm,
+            sites=site_table(trainer.garden.sites, costs_of(built_in(), trainer.garden.sites)),
+            gate=_describe_gate(gate),
+            data=data,
+            environment=environment(bench.subject.model),
+            parameters_digest=digest_tree(bench.subject.tensors()).digest,
+            rules=RULES,
+            state_digests=STATE_DIGESTS,
         )
-        transaction.add(
-            CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason="start", size=written.size)
-        )
-        journal.commit(transaction)
-        trainer.meter = bench.meter(trainer, settings.telemetry)
-        undo.pop_all()
-    return Run(bench.run_id, trainer, journal.state)
+    )
+    transaction.add(CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason=START, size=written.size))
+    journal.commit(transaction)
+    return trainer
 
 
-def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[str, ...], began: float) -> Run:
+def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[str, ...], began: float) -> Trainer:
     """Fence a trainer that still runs, load the newest checkpoint that verifies and say so on the log."""
     run_id, before, settings = bench.run_id, known.state, settings_of(known.state)
-    writers = bench.writers()
-    writer = writers.open()  # fences a trainer that still runs: read again what it wrote until now
-    with ExitStack() as undo:
-        undo.callback(writer.close)
-        known = further(bench.log, known)
-        present = known.state
-        check_end(run_id, writer, present.sequence)
-        if present.status != before.status and present.status != "running":
-            raise RunUnusable(
-                f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume"
-            )
-        journal = undo.enter_context(closing(Journal(writers, writer, present, settings.log)))
-        archive = undo.enter_context(closing(Archive(bench.store, run_id)))
-        checkpoint, corrupt = _newest(archive, journal.state)
-        if not known.serves(checkpoint.step):
-            known = whole(bench.log, run_id)
-        events = known.events
-        replay = Replay(events, checkpoint.step, exact=not notes)
-        trainer = undo.enter_context(closing(bench.trainer(journal, gate, settings, replay, archive, events)))
-        trainer.load(checkpoint)
-        _check_loaded(trainer, checkpoint)
-        damaged = tuple(f"the checkpoint of step {each.step} is damaged and was passed over" for each in corrupt)
-        transaction = journal.transaction()
-        transaction.add(
-            RunResumed(
-                checkpoint=checkpoint.step,
-                inexact=bool(notes),
-                environment=environment(bench.subject.model),
-                notes=(*notes, *damaged),
-                measured={"seconds": time.perf_counter() - began},
-            )
+    writers, writer = bench.opened_writer()  # read again what a fenced trainer wrote until now
+    known = further(bench.log, known)
+    present = known.state
+    check_end(run_id, writer, present.sequence)
+    if present.status != before.status and present.status != "running":
+        raise RunUnusable(f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume")
+    journal = bench.opened.enter_context(closing(Journal(writers, writer, present, settings.log)))
+    archive = bench.opened.enter_context(closing(Archive(bench.store, run_id)))
+    checkpoint, corrupt = _newest(archive, journal.state)
+    if not known.serves(checkpoint.step):
+        known = whole(bench.log, run_id)
+    events = known.events
+    replay = Replay(events, checkpoint.step, exact=not notes)
+    trainer = bench.trainer(journal, gate, settings, replay, archive, present.attempt + 1, events)
+    trainer.load(checkpoint)
+    _check_loaded(trainer, checkpoint)
+    damaged = tuple(damaged_note(each.step) for each in corrupt)
+    transaction = journal.transaction()
+    transaction.add(
+        RunResumed(
+            checkpoint=checkpoint.step,
+            inexact=bool(notes),
+            environment=environment(bench.subject.model),
+            notes=(*notes, *damaged),
+            measured={"seconds": time.perf_counter() - began},
         )
-        for each in corrupt:
-            transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
-        journal.commit(transaction)
-        gone = known.retired() | {each.manifest for each in corrupt}
-        trainer.keeper.remove(sorted(gone - {each.manifest for each in journal.state.checkpoints}))
-        trainer.meter = bench.meter(trainer, settings.telemetry)
-        undo.pop_all()
-    return Run(run_id, trainer, journal.state)
+    )
+    for each in corrupt:
+        transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
+    journal.commit(transaction)
+    gone = known.retired() | {each.manifest for each in corrupt}
+    trainer.keeper.remove(sorted(gone - {each.manifest for each in journal.state.checkpoints}))
+    return trainer
 
 
 def _newest(archive: Archive, state: RunState) -> tuple[Loaded, list[CheckpointCommitted]]:
@@ -360,18 +266,19 @@ def _check_loaded(trainer: Trainer, checkpoint: Loaded) -> None:
         )
 
 
-def _costs(sites: Sequence[Site]) -> dict[str, list[int]]:
-    """By blueprint, the parameters it adds at each site; -1 where it does not fit."""
-    return {
-        key: [-1 if site.reason is not None else parameter_count(blueprint, site.kind, site.dims) for site in sites]
-        for key, blueprint in built_in().items()
-    }
-
-
 def _read_gate(gate_data: Iterable[Any] | None, settings: Settings) -> GateData | None:
     if gate_data is None:
         return None
     return GateData.read(gate_data, settings.gate.folds, settings.gate.limit_mb)
+
+
+def _same_gate(gate_data: Iterable[Any] | None, state: RunState) -> GateData | None:
+    gate = _read_gate(gate_data, settings_of(state))
+    if _describe_gate(gate) != state.gate:
+        raise DataMismatch(
+            f"gate_data is not what run {state.run_id} began with; give the same examples in the same order"
+        )
+    return gate
 
 
 def _describe_gate(gate: GateData | None) -> GateDescription | None:
@@ -379,7 +286,9 @@ def _describe_gate(gate: GateData | None) -> GateDescription | None:
 
 
 def _settings(given: Settings | Mapping[str, Any] | None) -> Settings:
-    return given if isinstance(given, Settings) else settings_with(given or {})
+    settings = given if isinstance(given, Settings) else settings_with(given or {})
+    newest(settings.policy.name)  # there is one
+    return settings
 
 
 def _checked_run_id(run_id: str) -> str:

@@ -5,38 +5,30 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from torch import nn
 
-from esper.errors import ReplayDivergence, RunEnded, TrainingFailed
-from esper.events.runs import (
-    BoundaryReached,
-    RolledBack,
-    RunCancelled,
-    RunCompleted,
-    RunFailed,
-    RunPaused,
-    SeedTransitioned,
-    SiteTable,
-)
+from esper.errors import ReplayDivergence, RunEnded, TrainingFailed, UsageError
+from esper.events.runs import BoundaryReached, RolledBack, RunCompleted, RunPaused, SeedTransitioned, SiteTable
 from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
-from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.settings import Settings
+from esper.tamiyo.remote import Questions
+from esper.tamiyo.rules import checkpoints, decider
+from esper.tamiyo.rules.decider import Wish
 from esper.tamiyo.state import RunState
-from esper.tolaria.boundary import Boundary, transition
+from esper.tolaria.answers import Answers
 from esper.tolaria.changes import Changes
 from esper.tolaria.checkpoint import Loaded, snapshot
 from esper.tolaria.cursor import Cursor
 from esper.tolaria.digest import StateDigest, batch_digest, digest_tree
 from esper.tolaria.garden import Garden
-from esper.tolaria.governor import hopeless
 from esper.tolaria.host_pass import HostPass
 from esper.tolaria.inbox import Inbox
-from esper.tolaria.journal import Journal, Transaction
+from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.meter import Meter
 from esper.tolaria.replay import Replay
@@ -67,25 +59,29 @@ class Window:
 
 
 class Trainer:
-    """Everything alive of one run in this process. All methods belong to the training thread."""
+    """Everything alive of one run in this process. All methods belong to the training thread.
+
+    ``asked`` are the boundaries whose decision is still to come, where the run's policy is elsewhere.
+    """
 
     def __init__(
         self,
         subject: Subject,
         garden: Garden,
-        boundary: Boundary,
+        answers: Answers,
         journal: Journal,
         inbox: Inbox,
         keeper: Keeper,
+        meter: Meter | None,
         settings: Settings,
         replay: Replay,
         costs: Costs,
+        asked: Questions | None,
     ) -> None:
-        self.subject, self.garden, self.boundary = subject, garden, boundary
-        self.journal, self.inbox, self.keeper = journal, inbox, keeper
-        self.settings, self.replay, self._costs = settings, replay, costs
+        self.subject, self.garden, self.answers = subject, garden, answers
+        self.journal, self.inbox, self.keeper, self.meter = journal, inbox, keeper, meter
+        self.settings, self.replay, self._costs, self._asked = settings, replay, costs, asked
         self.cursor, self.window = Cursor(), Window()
-        self.meter: Meter | None = None
         self.step = 0
         self._handled = 0  # the last step after which rollback and boundary were looked at
         self._seconds = 0.0  # between steps, of which no boundary has told yet
@@ -119,7 +115,7 @@ class Trainer:
             name: "untouched" if generators.same(now, self._first_generators.get(name)) else now
             for name, now in tree["generators"].items()
         }
-        return digest_tree(tree)
+        return digest_tree(tree, self.journal.state.state_digests)
 
     def cursor_tree(self) -> dict[str, Any]:
         """What a resume needs besides the state."""
@@ -158,7 +154,7 @@ class Trainer:
         training = garden.training()
         before = generators.capture() if training else {}
         subject.optimizer.zero_grad(set_to_none=True)
-        measure = step % self.settings.boundary.steps == 0 and not self.replay.covers(step)
+        measure = decider.boundary_due(step - 1, step, self.settings.boundary.steps) and not self.replay.covers(step)
         value = self._pass.run(batch, step, measure)
         self.step = step
         if not math.isfinite(value):
@@ -190,23 +186,23 @@ class Trainer:
         self.keeper.commit()
         if self.step > self._handled:
             before, self._handled = self._handled, self.step
-            reasons, wish = self._act(before)
-            if self.step - self.keeper.due >= self.settings.checkpoint.steps:
-                reasons.append("steps")
-            if reasons:
-                self._checkpoint_due(*reasons)
+            contents, wish = self._happened(before)
+            if contents:
+                self._changes.apply(contents)
+            every = self.settings.checkpoint.steps
+            self._checkpoint_due(*checkpoints.reasons(contents, self.step, self.keeper.due, every))
             if wish == "stop":
                 self._end("cancelled")
             if wish == "pause":
-                self._pause("a pause command")
+                self._pause(decider.PAUSED_BY_COMMAND)
         if interrupted:
-            self._pause("Ctrl-C")
+            self._pause(decider.INTERRUPTED)
 
     def end_epoch(self, interrupted: bool) -> None:
         """The loop asks for the next epoch."""
         self.between_steps(interrupted)
         self.cursor.next_epoch()
-        self._checkpoint_due("epoch")
+        self._checkpoint_due(checkpoints.EPOCH)
 
     def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None, interrupted: bool) -> None:
         """The loop is over: commit everything and complete the run."""
@@ -217,18 +213,16 @@ class Trainer:
                 "resume it with a loop that is at least as long"
             )
         self.keeper.commit(wait=True)
-        measured = {name: float(value) for name, value in test(self.subject.model).items()} if test else {}
-        stages = [str(seed.stage) for seed in self.journal.state.seeds.values()]
-        transaction = self.journal.transaction()
-        transaction.add(
-            RunCompleted(
-                step=self.step,
-                final_loss=self.window.last,
-                test=measured,
-                parameters_digest=digest_tree(self.subject.tensors()).digest,
-                seeds={stage: stages.count(stage) for stage in sorted(set(stages))},
-            )
+        measured = _numbers(test(self.subject.model)) if test else {}
+        end = RunCompleted(
+            step=self.step,
+            final_loss=self.window.last,
+            test=measured,
+            parameters_digest=digest_tree(self.subject.tensors()).digest,
+            seeds={},
         )
+        transaction = self.journal.transaction()
+        self.answers.carry_out(transaction, decider.completion(transaction.state, end))
         self.journal.commit(transaction)
         self.close()
 
@@ -240,42 +234,34 @@ class Trainer:
         if self.meter is not None:
             self.meter.close()
 
-    def _act(self, before: int) -> tuple[list[str], str | None]:
-        """What this step calls for: reasons for a checkpoint, and whether to ``pause`` or ``stop`` after it."""
-        every = self.settings.boundary.steps
-        due = self.step // every > before // every  # a loop may take several steps with one batch
+    def _happened(self, before: int) -> tuple[Sequence[object], Wish | None]:
+        """The events of the step that was just done, new or on the log already, and what a command wants of the run.
+        ``before`` was the last step after which this was asked."""
+        due = decider.boundary_due(before, self.step, self.settings.boundary.steps)
         if self.replay.covers(self.step):
-            return self._repeat(due), None
+            return self._repeated(due), None
         if self._diverged:
             return self._roll_back(), None
-        return self._reach_boundary() if due else ([], None)
+        return self._reach_boundary() if due else ((), None)
 
-    def _reach_boundary(self) -> tuple[list[str], str | None]:
+    def _reach_boundary(self) -> tuple[Sequence[object], Wish | None]:
         began = time.perf_counter()
         self._pulse.check()
         if self.garden.in_the_host():
             self.keeper.commit(wait=True)  # a cull goes back to one of them
         transaction = self.journal.transaction()
-        transaction.add(self._arrival(transaction.state, began))
-        self.boundary.reached(transaction.state)
-        wish = self.boundary.answer(transaction, self.inbox.take(), self.step)
-        self.boundary.judge(transaction, self.step)
-        self.boundary.germinate(transaction, self.step)
-        self.boundary.decide(transaction, self.step)
-        if wish == "stop":
-            transaction.add(RunCancelled(step=self.step, reason="a stop command"))
-        moves = [content for content in transaction.contents if isinstance(content, SeedTransitioned)]
-        if moves or wish:
+        arrival = self._arrival(transaction.state, began)
+        wish = self.answers.carry_out(transaction, decider.boundary(transaction.state, arrival, self._asked))
+        if wish or any(isinstance(content, SeedTransitioned) for content in transaction.contents):
             self.journal.commit(transaction)
         else:
             self.journal.submit(transaction)
         self.window.total, self.window.count = 0.0, 0
-        return self._changes.apply(moves), wish
+        return transaction.contents, wish
 
     def _arrival(self, state: RunState, began: float) -> BoundaryReached:
         digest = self.digest()
         table = self._table()
-        trials = self.boundary.trials(state)
         now = time.perf_counter() - began
         before, self._seconds = self._seconds, -now
         return BoundaryReached(
@@ -290,7 +276,8 @@ class Trainer:
             first_data=self.cursor.first_data,
             sites=None if table == state.sites else table,
             health=self._pass.health,
-            trials=trials,
+            trials=(),
+            failed=self.garden.failed(),
             measured={"seconds": before + now},
         )
 
@@ -300,49 +287,43 @@ class Trainer:
             self._tabled = sites, site_table(sites, self._costs(sites))
         return self._tabled[1]
 
-    def _repeat(self, due: bool) -> list[str]:
-        """At a step that the log already holds: compare, then apply what it says."""
+    def _repeated(self, due: bool) -> Sequence[object]:
+        """The events of a step that the log already holds, compared with the state."""
         logged = self.replay.at(self.step)
+        rolled_back = logged is not None and any(isinstance(each, RolledBack) for each in logged.contents)
+        if (self._diverged and not rolled_back) or (due and logged is None):
+            raise ReplayDivergence(
+                f"step {self.step} run again calls for a boundary or a rollback that the log does not hold; "
+                "resume with the code, arguments and machine that wrote it"
+            )
         if logged is None:
-            if self._diverged or due:
-                raise ReplayDivergence(
-                    f"step {self.step} run again calls for a boundary or a rollback that the log does not hold; "
-                    "resume with the code, arguments and machine that wrote it"
-                )
-            return []
+            return ()
         self._pulse.check()
         self._sequence = logged.sequence
         if logged.boundary is not None:
             digest = self.digest()
             self.replay.compare(logged.boundary, digest, batch_digest(self._batch), self.cursor.first_data)
             self.window.total, self.window.count = 0.0, 0
-        if logged.rollback is None:
-            return self._changes.apply(logged.transitions)
-        self.keeper.commit(wait=True)
         self._diverged = False
-        return self._changes.undo(logged.rollback.to_step, logged.transitions)
+        return logged.contents
 
-    def _roll_back(self) -> list[str]:
-        """The governor: a loss that is not finite takes the run back to the newest checkpoint due."""
-        state = self.journal.state
-        cause = hopeless(state.rollbacks, self.step, self.window.updates, self.settings.governor)
-        if cause is not None:
-            self._fail(cause)
-        self.keeper.commit(wait=True)
-        to_step = self.keeper.due
+    def _roll_back(self) -> Sequence[object]:
+        """The governor: a loss that is not finite takes the run back to the newest checkpoint due, or ends it."""
+        state, updated = self.journal.state, self.window.updates > 0
+        if decider.hopeless(state.rollbacks, self.step, updated, self.settings.governor) is None:
+            self.keeper.commit(wait=True)
         transaction = self.journal.transaction()
-        removed = tuple(name for name, seed in state.seeds.items() if seed.transitions[0].step > to_step)
-        transaction.add(RolledBack(step=self.step, to_step=to_step, cause="the loss is not finite", removed=removed))
-        for seed in transaction.state.live_seeds():
-            if seed.stage in IN_THE_HOST:
-                transaction.add(transition(seed, Stage.CULLED, self.step, "rollback"))
+        cause = self.answers.carry_out(transaction, decider.rollback(transaction.state, self.step, updated))
         self.journal.commit(transaction)
+        if cause is not None:
+            self.close()
+            raise TrainingFailed(f"run {self.journal.state.run_id} failed at step {self.step}: {cause}")
         if self.meter is not None:
             self.meter.rolled_back()
-        logger.warning("step %d: the loss is not finite; back to the weights of step %d", self.step, to_step)
+        (back,) = [each for each in transaction.contents if isinstance(each, RolledBack)]
+        logger.warning("step %d: the loss is not finite; back to the weights of step %d", self.step, back.to_step)
         self._diverged = False
-        culls = [each for each in transaction.contents if isinstance(each, SeedTransitioned)]
-        return self._changes.undo(to_step, culls)
+        return transaction.contents
 
     # Checkpoints and ends
 
@@ -352,15 +333,17 @@ class Trainer:
         self.keeper.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree(), folded))
 
     def _checkpoint_due(self, *reasons: str) -> None:
-        """A checkpoint that the governor may go back to; weights that are not finite are never one."""
-        if self.subject.finite() or "blending" in reasons:  # a cull goes back to that one
+        """A checkpoint that the governor may go back to."""
+        if reasons and checkpoints.is_taken(reasons, self.subject.finite()):
             self.keeper.due = self.step
             self._checkpoint(*reasons)
 
     def _pause(self, reason: str) -> NoReturn:
-        self._checkpoint("pause")
+        self._checkpoint(checkpoints.PAUSE)
         self.keeper.commit(wait=True)
-        self._append(RunPaused(step=self.step, reason=reason))
+        transaction = self.journal.transaction()
+        transaction.add(RunPaused(step=self.step, reason=reason))
+        self.journal.commit(transaction)
         self._end("paused")
 
     def _end(self, status: str) -> NoReturn:
@@ -372,12 +355,13 @@ class Trainer:
         logger.warning("%s", message)
         raise RunEnded(run_id, status, message)
 
-    def _fail(self, cause: str) -> NoReturn:
-        self._append(RunFailed(step=self.step, cause=cause))
-        self.close()
-        raise TrainingFailed(f"run {self.journal.state.run_id} failed at step {self.step}: {cause}")
 
-    def _append(self, content: RunPaused | RunFailed) -> None:
-        transaction: Transaction = self.journal.transaction()
-        transaction.add(content)
-        self.journal.commit(transaction)
+def _numbers(measured: Mapping[str, float]) -> dict[str, float]:
+    """What a test has measured, as a log takes it. Raises UsageError for anything but numbers by name."""
+    try:
+        return {name.encode().decode(): float(value) for name, value in measured.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"finish(test=...) gave {str(measured)[:200]} ({error}); return numbers by name, such as "
+            '{"accuracy": 0.91}, then resume the run to finish it'
+        ) from error

@@ -9,58 +9,48 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from esper.errors import UsageError
 from esper.events.assets import BlueprintRegistered
 from esper.events.codec import canonical_json
+from esper.kasmina.kinds import KINDS
+from esper.registry import Registry, T
+from esper.urza.operators import OPERATORS, Node, Operator, Part
 from esper.urza.sizes import Name, Size
-
-Initial = Literal["zeros", "kaiming"]
-Kind = Literal["Linear", "Conv2d"]
 
 _LONGEST = 64 * 1024  # bytes of a definition
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def known(registry: Registry[T], name: Any) -> T:
+    """The one of that name, for a validator: what there is instead is an error of the text that is read."""
+    try:
+        return registry[str(name)]
+    except UsageError as error:
+        raise _wrong(str(error)) from error
 
 
-class LinearNode(Part):
-    """[..., in] to [..., out]. Without ``bias`` there is none."""
-
-    name: Name
-    op: Literal["linear"]
-    input: Name
-    out: Size
-    weight: Initial
-    bias: Initial | None
+def _wrong(reason: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong", "{reason}", {"reason": reason})
 
 
-class Conv2dNode(Part):
-    """[N, in, H, W] to [N, out, H', W'], with the geometry of the site's convolution or 1x1 (``point``)."""
-
-    name: Name
-    op: Literal["conv2d"]
-    input: Name
-    out: Size
-    geometry: Literal["site", "point"]
-    groups: Size
-    weight: Initial
-    bias: Initial | None
+def operator_of(part: Any) -> Operator:
+    """The operator of a node or layer in JSON."""
+    return known(OPERATORS, part.get("op") if isinstance(part, dict) else None)
 
 
-class GeluNode(Part):
-    """Element by element, of any shape."""
-
-    name: Name
-    op: Literal["gelu"]
-    input: Name
+def _node(value: Any) -> Node:
+    return operator_of(value).node.model_validate(value)
 
 
-Node = Annotated[LinearNode | Conv2dNode | GeluNode, Field(discriminator="op")]
+def _kind(name: str) -> str:
+    return known(KINDS, name).name
+
+
+KindName = Annotated[str, AfterValidator(_kind)]
 
 
 class Graph(Part):
@@ -68,8 +58,23 @@ class Graph(Part):
     and the sizes before them."""
 
     sizes: dict[Name, Size] = Field(max_length=32)
-    nodes: tuple[Node, ...] = Field(min_length=1, max_length=32)
+    nodes: tuple[Annotated[Node, PlainValidator(_node)], ...] = Field(min_length=1, max_length=32)
     output: Name
+
+    @model_validator(mode="after")
+    def _wired(self) -> Graph:
+        """Each input is ``x`` or a node before it, each name is there once, and the output is a node."""
+        given = {"x"}
+        for node in self.nodes:
+            if node.name in given:
+                raise _wrong(f"the node {node.name!r} is there twice")
+            for source in node.sources:
+                if source not in given:
+                    raise _wrong(f"the node {node.name!r} takes {source!r}, which is not before it")
+            given.add(node.name)
+        if self.output not in given - {"x"}:
+            raise _wrong(f"its output {self.output!r} is no node")
+        return self
 
 
 class Definition(Part):
@@ -79,7 +84,7 @@ class Definition(Part):
     version: int = Field(strict=True, ge=1)
     tags: tuple[str, ...]
     parents: tuple[str, ...]
-    graphs: dict[Kind, Graph] = Field(min_length=1)
+    graphs: dict[KindName, Graph] = Field(min_length=1)
 
 
 @lru_cache(maxsize=1024)

@@ -14,12 +14,13 @@ from esper.events.assets import (
     KernelCompiled,
     KernelEvaluated,
     KernelRejected,
+    KernelRequested,
 )
 from esper.events.envelope import Event
 from esper.urza.blueprint import registration
 
-Request = tuple[str, str, tuple[int, ...], int]
-"""Blueprint, kind, dims and seed: what a kernel was asked for."""
+Request = tuple[str | int | tuple[int, ...], ...]
+"""Blueprint, kind, dims and seed, and geometry and dtype where they are known: what a kernel was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,12 @@ class Library:
         return self.blueprints[blueprint_id]
 
 
+def request_of(content: KernelRequested | KernelCompiled | KernelRejected) -> Request:
+    """What ``content`` asks for or answers."""
+    known = () if content.geometry is None or content.dtype is None else (content.geometry, content.dtype)
+    return content.blueprint, content.kind, content.dims, content.seed, *known
+
+
 def fold(library: Library, events: Iterable[Event]) -> Library:
     """``library`` after the asset ``events``. Of two answers to one thing the first stays, so doing it again,
     with all or some of them, changes nothing."""
@@ -49,9 +56,9 @@ def fold(library: Library, events: Iterable[Event]) -> Library:
             case BlueprintRegistered() as content:
                 blueprints.setdefault(content.blueprint, content)
             case KernelCompiled() as content:
-                kernels.setdefault((content.blueprint, content.kind, content.dims, content.seed), content)
+                kernels.setdefault(request_of(content), content)
             case KernelRejected() as content:
-                rejections.setdefault((content.blueprint, content.kind, content.dims, content.seed), content)
+                rejections.setdefault(request_of(content), content)
             case KernelEvaluated() as content:
                 evaluations.setdefault(event.envelope.id, content)
             case _:
@@ -72,5 +79,12 @@ def register() -> list[BlueprintRegistered]:
 @cache
 def _built_in() -> tuple[BlueprintRegistered, ...]:
     folder = files("esper.urza") / "blueprints"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
-    return tuple(registration((folder / name).read_text(encoding="utf-8")) for name in names)
+    found: dict[tuple[str, int], BlueprintRegistered] = {}
+    for name in sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json")):
+        try:
+            content = registration((folder / name).read_text(encoding="utf-8"))
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+        if found.setdefault((content.name, content.version), content) is not content:
+            raise UsageError(f"{name}: there is a blueprint {content.name} of version {content.version} already")
+    return tuple(found.values())

@@ -43,3 +43,11 @@ def value_of(size: Size, names: Mapping[str, int]) -> int:
     if number > _LARGEST:
         raise UsageError(f"a size of {number} is too large; the largest is {_LARGEST}")
     return number
+
+
+def positive(what: str, size: Size, names: Mapping[str, int]) -> int:
+    """The number that ``size`` stands for; raises UsageError, naming it as ``what``, if it is not positive."""
+    number = value_of(size, names)
+    if number < 1:
+        raise UsageError(f"{what} is {number}; it must be at least 1")
+    return number

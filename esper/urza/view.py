@@ -14,7 +14,7 @@ from esper.events import Event
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected
 from esper.events.codec import canonical_json, jsonable
 from esper.tamiyo.view import packed, short
-from esper.urza.library import Library
+from esper.urza.library import Library, request_of
 
 CHUNK = 4096  # characters of a definition in one piece: below 64 kB however each is escaped
 LONGEST = 2000
@@ -69,11 +69,13 @@ def _registered(content: BlueprintRegistered) -> dict[str, dict[str, Any]]:
 
 
 def _request(content: KernelCompiled | KernelRejected) -> str:
-    """A name for what was asked for: kind, dims and seed."""
-    asked = canonical_json([content.kind, content.dims, content.seed])
+    """A name for what was asked for, apart from the blueprint."""
+    asked = canonical_json(request_of(content)[1:])
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def _plain(content: Any) -> dict[str, Any]:
+    """The content's fields; those that the pieces of older events lack only where they say something."""
     plain: dict[str, Any] = jsonable(content)
-    return {name: short(value, LONGEST) if isinstance(value, str) else value for name, value in plain.items()}
+    known = {name: value for name, value in plain.items() if value is not None or name not in ("geometry", "dtype")}
+    return {name: short(value, LONGEST) if isinstance(value, str) else value for name, value in known.items()}

@@ -103,7 +103,7 @@ def test_a_run_killed_while_it_replays_replays_again(
     zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
     late = before(APPEND, "SeedTransitioned FOSSILISED")
-    repeat = "esper.tolaria.trainer:Trainer._repeat"
+    repeat = "esper.tolaria.trainer:Trainer._repeated"
     load = after("esper.tolaria.trainer:Trainer.load")
     killed(zygote, home, [late, after(repeat), after(repeat, nth=5), load, before(APPEND, "RunResumed")])
     assert history(home, "torn") == whole_history
@@ -131,9 +131,9 @@ def test_a_checkpoint_taken_while_replaying_leaves_what_follows_it_to_be_replaye
 ROLLBACK = {
     "before it is committed": before(APPEND, "RolledBack"),
     "after it is committed": after(APPEND, "RolledBack"),
-    "before it is applied again": before("esper.tolaria.changes:Changes.undo"),
+    "before it is applied again": before("esper.tolaria.changes:Changes._undo"),
     "half applied": after("esper.tolaria.garden:Garden.rebuild", nth=2),
-    "applied, without a checkpoint": after("esper.tolaria.changes:Changes.undo"),
+    "applied, without a checkpoint": after("esper.tolaria.changes:Changes._undo"),
     "its checkpoint written": after("esper.tolaria.checkpoint:Checkpoints.write"),
 }
 

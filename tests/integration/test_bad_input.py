@@ -27,11 +27,13 @@ from esper.errors import (
     Unsupported,
     UsageError,
 )
-from esper.events.runs import AlertRaised, RunResumed, RunStarted
+from esper.events.runs import AlertRaised, DecisionMade, RunResumed, RunStarted
 from esper.events.schemas import schema_from_json
 from esper.log import open_log
 from esper.log.database import VERSION
 from esper.log.records import run_record
+from esper.tamiyo.policies import registered
+from esper.tamiyo.policies.heuristic import Heuristic
 from esper.tolaria.environment import environment
 from tests.training import Loop, contents, events, examples, history, host, settings
 
@@ -48,6 +50,10 @@ def crashed(tmp_path: Path) -> Loop:
     loop.begin()
     loop.go(until=11)
     return loop
+
+
+class Oracle(Heuristic):
+    name = "oracle"
 
 
 def wider() -> nn.Module:
@@ -246,6 +252,25 @@ def test_settings_of_a_newer_version_are_refused(tmp_path: Path, monkeypatch: py
     loop.go(until=3)
     with pytest.raises(RunUnusable, match=r"not for this version of Esper.*boundary.warp"):
         loop.resume()
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_a_policy_that_is_not_installed_is_refused_and_fences_no_trainer_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    loop = Loop(tmp_path, settings=settings(policy={"name": "oracle"}, decision={"where": where, "wait": 0.01}))
+    with pytest.raises(UsageError, match="no policy 'oracle'"):
+        loop.begin()
+    assert events(tmp_path) == []
+    monkeypatch.setitem(registered(), ("oracle", "1"), Oracle())
+    loop.begin()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delitem(registered(), ("oracle", "1"))
+        with pytest.raises(UsageError, match="no policy 'oracle'"):
+            Loop(tmp_path).resume()
+    loop.go()
+    assert loop.run.status == "completed"
+    assert {each.policy for each in contents(tmp_path, DecisionMade)} == ({"oracle"} if where == "local" else set())
 
 
 def test_a_disk_that_is_full_ends_the_training_and_nothing_is_lost(tmp_path: Path) -> None:

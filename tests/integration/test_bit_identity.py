@@ -23,6 +23,7 @@ from esper.kasmina.sites import find_sites
 from esper.kasmina.stages import Stage
 from esper.tezzeret import build
 from esper.urza import built_in
+from tests.sites import requested, site_at
 
 STEPS = 4
 
@@ -63,7 +64,7 @@ def residual_kernel(site: nn.Module) -> nn.Module:
 def kernels() -> dict[str, Callable[[nn.Module], nn.Module]]:
     made: dict[str, Callable[[nn.Module], nn.Module]] = {"dropout and batch norm": residual_kernel}
     for blueprint in built_in().values():
-        made[blueprint.name] = lambda site, blueprint=blueprint: build(blueprint, site, 7)
+        made[blueprint.name] = lambda site, blueprint=blueprint: build(blueprint, requested(blueprint, site))
     return made
 
 
@@ -166,7 +167,7 @@ def sown(host: Host, site: str, make_kernel: Callable[[nn.Module], nn.Module], n
     module = host.model.get_submodule(site)
     with generators.preserved():
         kernel = make_kernel(module)
-    return LiveSeed(name, site, module, kernel, host.optimizer, Stage.TRAINING)
+    return LiveSeed(name, site_at(host.model, site, host.optimizer), kernel, host.optimizer, Stage.TRAINING)
 
 
 def alone(make: Callable[[], nn.Module], optimizer: str = "AdamW") -> list[Any]:
@@ -189,7 +190,7 @@ def test_a_host_with_a_seed_in_training_equals_one_without_bit_for_bit(
         before = generators.capture()
         grown.step(batch)
         arrived = grown.traces()
-        value, gradients = isolated_gradients(grown.model, loss, batch, seed.site_module, seed.kernel, before)
+        value, gradients = isolated_gradients(grown.model, loss, batch, seed.span, seed.kernel, before)
         assert grown.traces() == arrived
         assert gradients is not None
         assert all(parameter.grad is None for parameter in seed.kernel.parameters())
@@ -221,7 +222,7 @@ def test_gate_measurements_and_health_samples_leave_no_trace(
             probe.gradients()
         grown.seen.append(grown.traces())
         kernel = bits(seed.kernel.state_dict()), [module.training for module in seed.kernel.modules()]
-        gain = gate_gain(grown.model, loss, batches(2), seed.site_module, seed.kernel)
+        gain = gate_gain(grown.model, loss, batches(2), seed.span, seed.kernel)
         assert torch.equal(gain, torch.zeros(32, dtype=torch.float64))
         assert kernel == (bits(seed.kernel.state_dict()), [module.training for module in seed.kernel.modules()])
         assert grown.traces() == grown.seen[-1]
@@ -235,8 +236,8 @@ def test_the_isolated_gradient_is_the_one_the_seed_would_get_at_full_effect() ->
     (batch,) = batches(1)
     before = generators.capture()
     grown.step(batch)
-    value, gradients = isolated_gradients(grown.model, loss, batch, seed.site_module, seed.kernel, before)
-    handle = seed.site_module.register_forward_hook(Effect(seed.kernel), with_kwargs=True)
+    value, gradients = isolated_gradients(grown.model, loss, batch, seed.span, seed.kernel, before)
+    handle = seed.span.exit.register_forward_hook(Effect(seed.kernel), with_kwargs=True)
     generators.restore(before)
     attached = loss(grown.model, batch).mean()
     expected = torch.autograd.grad(attached, list(seed.kernel.parameters()))
@@ -250,7 +251,7 @@ def test_a_gain_is_the_loss_without_the_seed_minus_that_with_it() -> None:
     grown = host(mlp)
     seed = sown(grown, "6", lambda site: nn.Linear(12, 12))
     (batch,) = batches(1)
-    gain = gate_gain(grown.model, loss, [batch], seed.site_module, seed.kernel)
+    gain = gate_gain(grown.model, loss, [batch], seed.span, seed.kernel)
     grown.model.eval()
     without = loss(grown.model, batch)
     seed.attach(lambda: 1.0)
@@ -268,8 +269,8 @@ def test_a_blending_seed_is_part_of_the_host_that_another_seeds_pass_leaves_alon
     grown.step(batch)
     arrived = grown.traces(), bits(blending.kernel.state_dict()), bits([p.grad for p in blending.kernel.parameters()])
     assert blending.kernel[1].num_batches_tracked == 1
-    isolated_gradients(grown.model, loss, batch, seed.site_module, seed.kernel, before)
-    gate_gain(grown.model, loss, [batch], seed.site_module, seed.kernel)
+    isolated_gradients(grown.model, loss, batch, seed.span, seed.kernel, before)
+    gate_gain(grown.model, loss, [batch], seed.span, seed.kernel)
     now = grown.traces(), bits(blending.kernel.state_dict()), bits([p.grad for p in blending.kernel.parameters()])
     assert now == arrived
     assert seed.kernel[1].num_batches_tracked == 1
@@ -284,13 +285,11 @@ def test_negative_zeros_of_the_host_stay_negative() -> None:
     kernel = nn.Linear(2, 3)
     for parameter in kernel.parameters():
         nn.init.zeros_(parameter)
-    seed = LiveSeed("0#1", "0", model[0], kernel, optimizer, Stage.TRAINING)
+    seed = LiveSeed("0#1", site_at(model, "0"), kernel, optimizer, Stage.TRAINING)
     x = -torch.ones(4, 2)
     own = bits(model(x))
     assert own == bits(torch.full((4, 3), -0.0))
-    isolated_gradients(
-        model, lambda model, batch: model(batch).sum(1), x, seed.site_module, seed.kernel, generators.capture()
-    )
+    isolated_gradients(model, lambda model, batch: model(batch).sum(1), x, seed.span, seed.kernel, generators.capture())
     assert bits(model(x)) == own
     seed.attach(lambda: 0.5)
     seed.detach()
@@ -306,7 +305,7 @@ def test_a_seed_whose_loss_is_not_finite_gets_no_gradient_and_the_host_does_not_
     (batch,) = batches(1)
     before = generators.capture()
     grown.step(batch)
-    _, gradients = isolated_gradients(grown.model, loss, batch, seed.site_module, seed.kernel, before)
+    _, gradients = isolated_gradients(grown.model, loss, batch, seed.span, seed.kernel, before)
     assert gradients is None
     assert grown.traces() == grown.seen[-1]
 
@@ -318,7 +317,7 @@ def test_a_site_that_the_loss_does_not_see_gives_a_seed_zeros() -> None:
         grown.model,
         lambda model, batch: model(batch[0]).detach().sum(1),
         batches(1)[0],
-        seed.site_module,
+        seed.span,
         seed.kernel,
         generators.capture(),
     )
@@ -339,7 +338,7 @@ def test_a_loss_that_raises_in_the_isolated_pass_leaves_no_trace() -> None:
         raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        isolated_gradients(grown.model, failing, batch, seed.site_module, seed.kernel, before)
+        isolated_gradients(grown.model, failing, batch, seed.span, seed.kernel, before)
     assert grown.traces() == grown.seen[-1]
 
 
@@ -347,7 +346,7 @@ def test_no_gradient_passes_the_site_in_an_isolated_pass() -> None:
     grown = host(mlp)
     seed = sown(grown, "6", residual_kernel)
     (batch,) = batches(1)
-    with isolated(seed.site_module, seed.kernel, grad=True):
+    with isolated(seed.span, seed.kernel, grad=True):
         mean = loss(grown.model, batch).mean()
     names, parameters = zip(*grown.model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(mean, parameters, allow_unused=True)

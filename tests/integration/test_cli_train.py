@@ -76,6 +76,7 @@ def test_steps_and_epochs_end_a_run_where_they_say(esper):
         ([*DIGITS, "--steps", 0], "--steps"),
         ([*DIGITS, "--set", "boundary.step=3"], "boundary.steps"),
         ([*DIGITS, "--set", "boundary.steps=x"], "boundary.steps=x"),
+        ([*DIGITS, "--set", "policy.name=oracle"], "no policy 'oracle' (policy.name); here are: heuristic"),
         ([*DIGITS, "--run-id", "a/b"], "'a/b'"),
     ],
 )

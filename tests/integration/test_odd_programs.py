@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from esper.errors import ModelMismatch, Unsupported, UsageError
+from esper.errors import ModelMismatch, RunEnded, Unsupported, UsageError
 from esper.events.runs import BoundaryReached, CheckpointCommitted, RolledBack
-from tests.training import Loop, contents, examples, history, host, stages
+from esper.tamiyo.verify import verify
+from tests.runlog import events
+from tests.training import Loop, contents, examples, history, host, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -189,3 +192,70 @@ def test_an_average_that_pairs_parameters_by_order_is_refused(tmp_path: Path) ->
     average = torch.optim.swa_utils.AveragedModel(host())
     with pytest.raises(Unsupported, match="AveragedModel"):
         Loop(tmp_path, state=lambda optimizer: {"average": average}).begin()
+
+
+class Mixed(nn.Module):
+    """A norm without parameters that is given another type of numbers than those before it train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Linear(4, 4).double(), nn.LayerNorm(4, elementwise_affine=False)
+        self.g = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.g(self.n(self.a(x.double()).float()))
+        return y
+
+
+def test_a_seed_that_does_not_work_on_what_its_site_is_given_is_culled_at_birth(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = Loop(tmp_path, model=Mixed, epochs=3, settings=settings(policy={"budget": 500.0}))
+    loop.begin(sites=["n"])
+    loop.go()
+    assert {stage for _, _, stage in stages(tmp_path)} == {"GERMINATED", "CULLED"}
+    assert "seed n#1 cannot live at its site, so it is culled: mat1 and mat2 must have the same dtype" in caplog.text
+    assert verify("run", events(tmp_path)).ok
+
+
+def test_a_pause_at_a_step_whose_checkpoint_is_due_leaves_a_log_that_verifies(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, epochs=3, settings=settings(checkpoint={"steps": 6, "keep": 1}))
+    loop.begin()
+
+    def interrupt(step: int, batch: Any) -> Any:
+        if step == 14:
+            signal.raise_signal(signal.SIGINT)
+        return batch
+
+    with pytest.raises(RunEnded):
+        loop.go(on_batch=interrupt)
+    loop.resume()
+    loop.go()
+    taken = [(each.step, each.manifest) for each in contents(tmp_path, CheckpointCommitted)]
+    assert taken.count(next(each for each in taken if each[0] == 14)) == 2
+    assert verify("run", events(tmp_path)).findings == ()
+
+
+@pytest.mark.parametrize("measured", [{"accuracy": None}, {7: 0.5}, {"accuracy": 10**400}, {"\ud800": 1.0}])
+def test_a_test_that_gives_no_numbers_by_name_is_told_so(tmp_path: Path, measured: Any) -> None:
+    loop = Loop(tmp_path, epochs=1)
+    run = loop.begin()
+    for _ in run.epochs(1):
+        for batch in run.batches(loop.batches):
+            run.step(batch)
+    with pytest.raises(UsageError, match=r"^finish\(test=...\) gave .*; return numbers by name"):
+        run.finish(test=lambda model: measured)
+    loop.resume()
+    assert loop.go()["status"] == "completed"
+
+
+def test_a_seed_of_the_runs_choices_has_64_bits(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not fit into 64 bits"):
+        Loop(tmp_path).begin(seed=2**63)
+
+
+def test_a_closed_run_knows_how_many_steps_it_did(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.begin()
+    loop.go(until=5)
+    assert loop.run.step_number == 5

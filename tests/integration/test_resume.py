@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from esper.errors import CorruptArtifact, DataMismatch, ReplayDivergence, Unsupported
-from esper.events.runs import CheckpointCommitted, CheckpointRetired, RunResumed
+from esper.errors import CorruptArtifact, DataMismatch, ReplayDivergence, RunUnusable, Unsupported
+from esper.events.runs import BoundaryReached, CheckpointCommitted, CheckpointRetired, RunResumed, RunStarted
 from tests.training import SETTINGS, Loop, contents, examples, history, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+START = sys.modules["esper.tolaria.start"]  # the package has a function of that name
 
 
 class Augmented(Dataset[Any]):
@@ -113,6 +115,14 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "Conv2d": {"model": convolutional},
     "Conv2d, channels last": {"model": last_channels},
+    "LayerNorm": {
+        "model": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 1)),
+        "more": {"sites": ["1"]},
+    },
+    "LayerNorm without parameters": {
+        "model": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 1)),
+        "more": {"sites": ["1"]},
+    },
     "bfloat16 and NAdam": {
         "model": lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)).bfloat16(),
         "optimizer": lambda model: torch.optim.NAdam(model.parameters(), lr=1e-2),
@@ -315,3 +325,43 @@ def test_settings_and_seed_come_from_the_log(tmp_path: Path) -> None:
     loop.go()
     assert history(tmp_path, "torn") == whole
     assert SETTINGS["boundary"]["steps"] == 4
+
+
+@pytest.mark.parametrize(("algorithm", "length"), [("sha256", 64), ("xxh3_128", 32)])
+def test_a_run_digests_its_state_for_life_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, length: int
+) -> None:
+    loop = Loop(tmp_path, epochs=3)
+    with monkeypatch.context() as then:
+        then.setattr(START, "STATE_DIGESTS", algorithm)
+        whole = loop.whole()
+        loop.begin("torn")
+        loop.go(until=9)
+    loop.resume("torn")
+    loop.go(until=17)
+    loop.resume("torn")
+    loop.go()
+    assert history(tmp_path, "torn") == whole
+    assert {len(each.digest) for each in contents(tmp_path, BoundaryReached, "torn")} == {length}
+    (started,) = contents(tmp_path, RunStarted, "torn")
+    assert (started.state_digests, len(started.parameters_digest)) == (algorithm, 64)
+
+
+def test_a_new_run_digests_its_state_by_xxh3(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.begin()
+    loop.go(until=9)
+    assert contents(tmp_path, RunStarted)[0].state_digests == "xxh3_128"
+    assert {len(each.digest) for each in contents(tmp_path, BoundaryReached)} == {32}
+
+
+def test_a_run_whose_digests_this_version_cannot_make_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(tmp_path)
+    monkeypatch.setattr(START, "STATE_DIGESTS", "blake9")
+    loop.begin()
+    loop.go(until=3)
+    with pytest.raises(RunUnusable, match=r"run run .*'blake9'.*knows sha256 and xxh3_128 .*update esper-training$"):
+        loop.resume()
+    assert contents(tmp_path, RunResumed) == []

@@ -22,7 +22,7 @@ from esper.log import open_log
 from esper.log.deadletter import letters, sending_to
 from esper.log.port import DEADLETTER, RUNS, SIGNALS, TELEMETRY, Entry, Log, Position, Record
 from esper.log.records import event_of, telemetry_record
-from esper.nissa import following, migrate, pacing, sink
+from esper.nissa import following, migrate, sink
 from esper.nissa.audit import audit, kept
 from esper.nissa.following import Progress, follow
 from esper.nissa.letters import Letters
@@ -102,7 +102,7 @@ def test_what_the_client_raises_is_waited_out_and_nothing_is_lost(
     database: Database, log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     told(log)
-    monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(following, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(following, "INTERVAL", 0.01)
     kind, calls, stop, progress = type(database.client), 0, threading.Event(), Progress()
 

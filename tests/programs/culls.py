@@ -9,7 +9,8 @@ in a file of this program's own, apart from Esper's checkpoints; each restoratio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,14 @@ from typing import Any
 import moons
 
 from esper.events.ids import signal_id
-from esper.events.runs import Evidence, SeedTransitioned
-from esper.events.signals import CommandIssued
+from esper.events.runs import BoundaryReached, SeedTransitioned
 from esper.kasmina import generators
 from esper.kasmina.stages import Stage
+from esper.tamiyo.rules import script
 from esper.tamiyo.state import RunState
-from esper.tolaria import boundary
-from esper.tolaria.boundary import Boundary
+from esper.tolaria.answers import Answers
 from esper.tolaria.digest import digest_tree
-from esper.tolaria.inbox import Command
+from esper.tolaria.garden import Garden
 from esper.tolaria.trainer import Trainer
 
 
@@ -35,48 +35,47 @@ def main(stage: str, how: str, mode: str, home: str, run_id: str) -> None:
     moons.main(mode, home, run_id)
 
 
-def victim(state: RunState, stage: Stage) -> str | None:
+def victim(garden: Garden, stage: Stage) -> str | None:
     """The seed to be culled: in ``stage`` for 10 steps, beside one that is fossilised."""
-    if all(each.stage is not Stage.FOSSILISED for each in state.seeds.values()):
+    if not any(map(_fossil, garden)):
         return None
-    return next((e.name for e in state.seeds.values() if e.stage is stage and state.step - e.since >= 10), None)
+    found = (each for each in garden if each.seed.stage is stage and garden.step - each.since >= 10)
+    return next((each.seed.name for each in found), None)
 
 
 def by_command(stage: Stage) -> None:
-    original = Boundary.answer
+    original = Answers._command
 
-    def answer(self: Boundary, tx: Any, commands: Any, step: int) -> Any:
-        seed = victim(tx.state, stage)
-        content = CommandIssued(command="cull", seed=seed, issuer="test", nonce=f"{seed}", reason="")
-        identity = signal_id(tx.state.run_id, content.issuer, content.nonce)
-        commands = [*commands, Command(identity, content)] if seed else commands
-        return original(self, tx, commands, step)
+    def command(self: Answers, run_id: str) -> script.Command | None:
+        seed = victim(self._garden, stage)
+        if seed is None or seed in asked:
+            return original(self, run_id)
+        asked.add(seed)
+        return script.Command(signal_id(run_id, "test", seed), "cull", seed, "test")
 
-    Boundary.answer = answer  # type: ignore[method-assign]
+    asked: set[str] = set()
+    Answers._command = command  # type: ignore[method-assign]
 
 
 def by_audit(stage: Stage) -> None:
-    original = Boundary._audit
+    original = Answers._change
 
-    def audit(self: Boundary, state: RunState, seed: Any, step: int) -> Any:
-        if victim(state, stage):
-            return Stage.CULLED, "audit", Evidence(passed=False, reason="the test says so")
-        return original(self, state, seed, step)
+    def change(self: Answers, name: str, fold: int) -> script.Change | None:
+        if victim(self._garden, stage):
+            return script.Change(mean=-1e9, s=0.0, ablation=0.0)
+        return original(self, name, fold)
 
-    Boundary._audit = audit  # type: ignore[method-assign]
+    Answers._change = change  # type: ignore[method-assign]
 
 
 def by_alarm(stage: Stage) -> None:
-    original = Boundary.judge
+    original = Trainer._arrival
 
-    def judge(self: Boundary, tx: Any, step: int) -> None:
-        alarm = boundary.alarm
-        if victim(tx.state, stage):
-            boundary.alarm = lambda losses, spike: "the test says so"  # type: ignore[attr-defined]
-        original(self, tx, step)
-        boundary.alarm = alarm  # type: ignore[attr-defined]
+    def arrival(self: Trainer, state: RunState, began: float) -> BoundaryReached:
+        reached = original(self, state, began)
+        return replace(reached, loss=1e9) if victim(self.garden, stage) else reached
 
-    Boundary.judge = judge  # type: ignore[method-assign]
+    Trainer._arrival = arrival  # type: ignore[method-assign]
 
 
 def watch(memory: Path) -> None:
@@ -90,20 +89,21 @@ def watch(memory: Path) -> None:
 
 
 def watched(
-    trainer: Trainer, memory: Path, apply: Callable[..., list[str]], moves: list[SeedTransitioned]
-) -> list[str]:
+    trainer: Trainer, memory: Path, apply: Callable[[Iterable[object]], None], contents: Iterable[object]
+) -> None:
+    contents = list(contents)
+    moves = [each for each in contents if isinstance(each, SeedTransitioned)]
     leaving = [move for move in moves if move.to_stage == "CULLED" and move.from_stage in ("BLENDING", "HOLDING")]
     before = goes_on(trainer, moves)
-    reasons = apply(moves)
+    apply(contents)
     if any(move.to_stage == "BLENDING" for move in moves):
         memory.write_text(json.dumps(goes_back(trainer)))
     for move in leaving:
         was, after = {**before, **json.loads(memory.read_text())}, goes_back(trainer) | goes_on(trainer, moves)
         told = {name: after[name] == was[name] for name in was}
         told["removed"] = move.seed not in trainer.garden.plants
-        told["fossils"] = any(each.seed.stage is Stage.FOSSILISED for each in trainer.garden)
+        told["fossils"] = any(map(_fossil, trainer.garden))
         print("restored", json.dumps(told), flush=True)
-    return reasons
 
 
 def goes_back(trainer: Trainer) -> dict[str, str]:

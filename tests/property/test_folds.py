@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from esper.events import runs
 from esper.events.codec import decode, encode
 from esper.events.schemas import schema_of
-from esper.kasmina.stages import IN_THE_HOST, LIVE, SiteStage
+from esper.kasmina.stages import IN_THE_HOST, LIVE
 from esper.settings import Settings
 from esper.tamiyo.fold import apply, fold
 from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.sites import site_stage
 from esper.tamiyo.state import RunState, settings_of
 from esper.tamiyo.verify import verify
 from tests.histories import RUN, History, simulate
@@ -63,7 +62,7 @@ def test_every_prefix_folds_and_can_be_observed(history: History) -> None:
     for number, event in enumerate(history.events, start=1):
         state = apply(state, event)
         assert state.sequence == number
-        observe(state)
+        observe(state, 1)
 
 
 @some
@@ -83,17 +82,18 @@ def test_events_fold_alike_after_a_round_trip_through_avro(history: History) -> 
     read = [decode(schema_of(kind), encode(event)) for kind, event in zip(kinds, history.events, strict=True)]
     state = fold(RunState(RUN), read)
     assert state.digest_of_state() == history.state.digest_of_state()
-    assert digest(observe(state)) == digest(observe(history.state))
+    assert digest(observe(state, 1)) == digest(observe(history.state, 1))
 
 
 @some
 @given(histories())
 def test_a_rollback_gives_the_seeds_of_its_checkpoint(history: History) -> None:
-    state, at = RunState(RUN), {}
+    state, states, at = RunState(RUN), [RunState(RUN)], {}
     for event in history.events:
         content, state = event.content, apply(state, event)
+        states.append(state)
         if isinstance(content, runs.CheckpointCommitted):
-            at[content.step] = state.seeds
+            at[content.step] = states[content.sequence].seeds  # it is on the disk later than it was taken
         elif isinstance(content, runs.RolledBack):
             assert state.seeds == at[content.to_step]
 
@@ -125,10 +125,18 @@ def _allowed(state: RunState, made: runs.DecisionMade, rules: Settings) -> None:
     assert made.site is not None
     assert made.blueprint is not None
     assert state.step >= rules.policy.warmup
-    assert site_stage(state, made.site, state.step, rules.policy.embargo) is SiteStage.DORMANT
+    assert made.site not in {seed.site for seed in state.live_seeds()}
+    assert state.step >= _rests_until(state, made.site, rules.policy.embargo)
     row = state.sites.names.index(made.site)
     assert state.sites.reasons[row] is None
     assert state.sites.costs[row][state.sites.blueprints.index(made.blueprint)] >= 0
+
+
+def _rests_until(state: RunState, site: str, embargo: int) -> int:
+    """After each cull, and after each third kernel that did not load, twice as long as before."""
+    culls = [seed.since for seed in state.seeds.values() if seed.site == site and seed.stage == "CULLED"]
+    failed = sorted(culls + [each.step for each in state.rejections if each.site == site][2::3])
+    return failed[-1] + embargo * 2 ** (len(failed) - 1) if failed else 0
 
 
 def _parameters(state: RunState) -> int:
@@ -166,7 +174,7 @@ from tests.histories import simulate
 from esper.tamiyo.observation import digest, observe
 for seed in range(5):
     state = simulate(random.Random(seed), 30).state
-    print(state.digest_of_state(), digest(observe(state)))
+    print(state.digest_of_state(), digest(observe(state, 1)))
 """
 
 
@@ -182,6 +190,6 @@ def test_digests_are_equal_in_every_process() -> None:
 
 
 def test_reading_a_run_imports_no_torch() -> None:
-    modules = "fold, sites, observation, policy, heuristic, verify, why"
+    modules = "fold, sites, observation, policy, policies, verify, why"
     code = f"import sys; from esper.tamiyo import {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -36,7 +36,7 @@ def test_a_kept_state_folds_on_to_the_same_digest_from_every_cut(history: Histor
         again = kept(state)
         assert again == state
         assert again.digest_of_state() == state.digest_of_state()
-        assert digest(observe(again)) == digest(observe(state))
+        assert digest(observe(again, 1)) == digest(observe(state, 1))
         assert fold(again, history.events[cut:]).digest_of_state() == history.state.digest_of_state()
 
 

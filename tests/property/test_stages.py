@@ -1,4 +1,4 @@
-"""The transition tables, walked at random."""
+"""The transition table, walked at random."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from esper.kasmina.stages import (
     IN_THE_HOST,
     LIVE,
     SEED_MOVES,
-    SITE_MOVES,
     IllegalMove,
-    SiteStage,
     Stage,
     move,
-    move_site,
 )
 
 stages = st.sampled_from(Stage)
-site_stages = st.sampled_from(SiteStage)
 
 
 @given(stages, stages)
@@ -29,15 +25,6 @@ def test_a_seed_moves_as_the_table_says_or_not_at_all(current: Stage, to: Stage)
     else:
         with pytest.raises(IllegalMove, match=f"{current} to {to}"):
             move(current, to)
-
-
-@given(site_stages, site_stages)
-def test_a_site_moves_as_the_table_says_or_not_at_all(current: SiteStage, to: SiteStage) -> None:
-    if to in SITE_MOVES[current]:
-        assert move_site(current, to) is to
-    else:
-        with pytest.raises(IllegalMove, match=f"{current} to {to}"):
-            move_site(current, to)
 
 
 @given(st.data())
@@ -64,8 +51,3 @@ def test_only_a_held_seed_becomes_a_fossil_and_what_has_ended_stays_ended() -> N
     assert {stage for stage, moves in SEED_MOVES.items() if not moves} == {Stage.FOSSILISED, Stage.CULLED}
     assert IN_THE_HOST < LIVE
     assert set(SEED_MOVES) == set(Stage)
-    assert set(SITE_MOVES) == set(SiteStage)
-
-
-def test_an_embargoed_site_must_become_dormant_before_it_is_occupied() -> None:
-    assert SITE_MOVES[SiteStage.EMBARGOED] == {SiteStage.DORMANT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -50,3 +51,27 @@ def test_a_definition_of_any_size_stays_in_small_pieces():
     kept = pieces(event(large))
     assert max(map(len, kept.values())) < LARGEST
     assert "".join(json.loads(kept[f"x@1/definition/{n}"])["state"]["text"] for n in range(16)) == large.definition
+
+
+def test_the_pieces_of_older_events_are_those_that_older_versions_wrote():
+    (piece,) = pieces(event(kernel(1))).items()
+    assert piece[0] == "b@1/kernel/19663d0be4d1a5b8"
+    assert json.loads(piece[1])["state"] == {
+        "blueprint": "b@1",
+        "dims": [4, 8],
+        "kernel": "k10",
+        "kind": "Linear",
+        "measured": None,
+        "parameters": 10,
+        "seed": 1,
+        "size": 99,
+    }
+
+
+def test_kernels_of_other_geometry_are_other_pieces():
+    known = replace(kernel(1), geometry="{}", dtype="torch.float32")
+    other = replace(known, dtype="torch.float64")
+    keys = [key for each in (kernel(1), known, other) for key in pieces(event(each))]
+    assert len(set(keys)) == 3
+    (state,) = pieces(event(known)).values()
+    assert json.loads(state)["state"]["geometry"] == "{}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
@@ -24,9 +25,10 @@ from esper.events.assets import (
 )
 from esper.events.codec import canonical_json
 from esper.events.runs import Evidence
-from esper.urza import Library, built_in, fold, parameter_count
+from esper.urza import Library, built_in, fold, library, parameter_count
 from esper.urza.blueprint import read_definition, registration
 from esper.urza.fit import fit
+from esper.urza.library import request_of
 from esper.urza.sizes import value_of
 
 
@@ -45,14 +47,15 @@ def event(content: Any, identity: UUID | None = None) -> Event:
     return Event(Envelope(id=identity or uuid4(), time=datetime.now(UTC), writer="test"), content)
 
 
-def test_the_four_built_in_blueprints_are_there_with_their_kinds() -> None:
+def test_the_first_built_in_blueprints_are_there_with_their_kinds_and_every_one_is_registered() -> None:
     kinds = {content.name: content.kinds for content in built_in().values()}
-    assert kinds == {
+    first = {
         "bottleneck_conv": ("Conv2d",),
         "bottleneck_mlp": ("Linear",),
         "depthwise_conv": ("Conv2d",),
         "low_rank": ("Conv2d", "Linear"),
     }
+    assert {name: kinds.get(name) for name in first} == first
     assert urza.register() == list(built_in().values())
 
 
@@ -72,7 +75,11 @@ def test_the_id_does_not_depend_on_the_layout_of_the_file(raw: dict[str, Any]) -
 
 
 def test_nothing_here_imports_torch() -> None:
-    program = "import sys, esper.urza, esper.artifacts; esper.urza.built_in(); sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, esper.urza, esper.artifacts; from esper.kasmina.kinds import KINDS; "
+        "assert any(esper.urza.parameter_count(b, k.name, [9] * len(k.dims)) > 0 "
+        "for b in esper.urza.built_in().values() for k in KINDS); sys.exit('torch' in sys.modules)"
+    )
     root = Path(urza.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
 
@@ -175,10 +182,6 @@ def test_text_that_is_no_definition_is_refused(text: str) -> None:
         (f"{LINEAR}.sizes.hidden", {"mul": [2**31, 2**31, 2**31]}, "too large"),
         (f"{LINEAR}.sizes.in", 3, "'in' is given twice"),
         (f"{LINEAR}.nodes.2.out", 7, "its output has size 7, the site's 10"),
-        (f"{LINEAR}.nodes.1.input", "up", "takes 'up', which is not before it"),
-        (f"{LINEAR}.nodes.1.name", "down", "'down' is there twice"),
-        (f"{LINEAR}.nodes.1.name", "x", "'x' is there twice"),
-        (f"{LINEAR}.output", "x", "'x' is no node"),
     ],
 )
 def test_a_blueprint_that_does_not_fit_says_why_and_counts_as_minus_one(
@@ -188,6 +191,39 @@ def test_a_blueprint_that_does_not_fit_says_why_and_counts_as_minus_one(
     with pytest.raises(UsageError, match=words):
         fit(read_definition(content.definition), "Linear", (20, 10))
     assert parameter_count(content, "Linear", (20, 10)) == -1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (f"{LINEAR}.nodes.1.input", "up", "takes 'up', which is not before it"),
+        (f"{LINEAR}.nodes.1.name", "down", "'down' is there twice"),
+        (f"{LINEAR}.nodes.1.name", "x", "'x' is there twice"),
+        (f"{LINEAR}.output", "x", "'x' is no node"),
+    ],
+)
+def test_a_blueprint_whose_graph_is_broken_is_refused_where_it_is_read(
+    raw: dict[str, Any], path: str, value: Any, words: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"definition is wrong at graphs\.Linear: .*{words}"):
+        registration(spoil(raw, path, value))
+
+
+def test_a_built_in_blueprint_that_is_wrong_is_named_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "blueprints"
+    folder.mkdir()
+    monkeypatch.setattr("esper.urza.library.files", lambda package: tmp_path)
+    built_in = inspect.unwrap(library._built_in)
+    (folder / "one.json").write_text("{")
+    with pytest.raises(UsageError, match=r"^one\.json: the blueprint's definition is wrong"):
+        built_in()
+    text = named("low_rank").definition
+    (folder / "one.json").write_text(text)
+    (folder / "two.json").write_text(text.replace('"linear"]', '"flat"]'))
+    with pytest.raises(UsageError, match=r"^two\.json: there is a blueprint low_rank of version 1 already"):
+        built_in()
 
 
 def test_a_convolution_at_a_linear_and_groups_that_do_not_divide_do_not_fit(raw: dict[str, Any]) -> None:
@@ -231,6 +267,19 @@ def test_the_library_is_a_fold_of_asset_events() -> None:
     assert library.kernels[blueprint, "Linear", (20, 10), 7].kernel == "a" * 64
     assert library.rejections[blueprint, "Linear", (0, 1), 7].reason == "too small"
     assert [content.gate for content in library.evaluations.values()] == ["verdict"]
+
+
+def test_requests_of_other_geometry_or_dtype_are_others_and_those_of_older_logs_keep_their_names() -> None:
+    asked: dict[str, Any] = {"blueprint": named("low_rank").blueprint, "kind": "Conv2d", "dims": (3, 8, 3, 3, 1, 1)}
+    saying = [(None, None), ("{}", "torch.float32"), ('{"p":1}', "torch.float32"), ("{}", "torch.float64")]
+    answers = [
+        KernelCompiled(**asked, seed=7, kernel=digit * 64, parameters=1, size=1, geometry=geometry, dtype=dtype)
+        for digit, (geometry, dtype) in zip("abcd", saying, strict=True)
+    ]
+    library = fold(Library(), [event(answer) for answer in answers])
+    assert [each.kernel[0] for each in library.kernels.values()] == ["a", "b", "c", "d"]
+    assert library.kernels[asked["blueprint"], "Conv2d", asked["dims"], 7].kernel == "a" * 64
+    assert request_of(answers[1])[-2:] == ("{}", "torch.float32")
 
 
 def test_folding_events_again_or_in_parts_changes_nothing() -> None:

@@ -207,7 +207,7 @@ def test_a_name_without_a_schema_is_a_decode_error(name: str) -> None:
 def test_the_schemas_are_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, inside: str) -> None:
     root = schemas_dir().parent
     shutil.copytree(root / "esper/events", tmp_path / "esper/events")
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "version.py"):
         shutil.copy(root / "esper" / name, tmp_path / "esper" / name)
     script = "from esper.events.schemas import schemas_dir; print(schemas_dir())"
     command = [sys.executable, "-c", script]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from esper.errors import SequenceGap
 from esper.events import Envelope, Event, assets, runs
-from esper.kasmina.stages import IllegalMove, SiteStage, Stage
+from esper.kasmina.stages import IllegalMove, Stage
 from esper.tamiyo.fold import WINDOW, apply, fold
-from esper.tamiyo.sites import embargo_until, failures, next_seed_name, site_stage
+from esper.tamiyo.observation import observe
+from esper.tamiyo.sites import embargo_end, failures, next_seed_name
 from esper.tamiyo.state import RunState, settings_of
 from tests.histories import ENVIRONMENT, RUN, TIME, History, health, table
 
@@ -199,26 +201,34 @@ def test_a_rollback_keeps_a_germination_that_was_decided_before() -> None:
     assert history.state.pending is not None
 
 
+def candidates(state: RunState, step: int) -> set[str]:
+    """The sites that may hold a seed at ``step``."""
+    return {each.site for each in observe(replace(state, step=step), 1).candidates}
+
+
+def rests_until(state: RunState, site: str) -> int:
+    return embargo_end(failures(state).get(site, []), 100)
+
+
 def test_the_blending_seed_of_a_rollback_is_culled_and_its_site_embargoed() -> None:
-    history = History("policy.embargo=100")
+    history = History("policy.embargo=100", "policy.cooldown=0")
     history.grown("a", 10, "TRAINING", "BLENDING")
     history.roll_back(45, 20)
     assert history.state.seeds["a#1"].stage is Stage.CULLED
-    assert site_stage(history.state, "a", 144, 100) is SiteStage.EMBARGOED
-    assert site_stage(history.state, "a", 145, 100) is SiteStage.DORMANT
+    assert candidates(history.state, 144) == {"b", "c"}
+    assert candidates(history.state, 145) == {"a", "b", "c"}
 
 
 def test_a_site_rests_twice_as_long_after_each_cull() -> None:
-    history = History()
-    assert embargo_until(history.state, "a", 100) == 0
+    history = History("policy.embargo=100", "policy.cooldown=0", "training.concurrent=2")
+    assert rests_until(history.state, "a") == 0
     for culled, until in ((10, 110), (200, 400), (500, 900)):
         history.grown("a", culled - 5)
-        assert site_stage(history.state, "a", culled, 100) is SiteStage.OCCUPIED
+        assert candidates(history.state, culled) == {"b", "c"}
         history.move(f"a#{history.state.born['a']}", "CULLED", culled)
-        assert embargo_until(history.state, "a", 100) == until
-        assert site_stage(history.state, "a", until - 1, 100) is SiteStage.EMBARGOED
-        assert site_stage(history.state, "a", until, 100) is SiteStage.DORMANT
-    assert site_stage(history.state, "b", 500, 100) is SiteStage.DORMANT
+        assert rests_until(history.state, "a") == until
+        assert candidates(history.state, until - 1) == {"b", "c"}
+        assert candidates(history.state, until) == {"a", "b", "c"}
 
 
 def test_every_third_kernel_that_does_not_load_counts_as_a_failure() -> None:
@@ -228,15 +238,15 @@ def test_every_third_kernel_that_does_not_load_counts_as_a_failure() -> None:
         history.boundary(step)
         history.germinate("a")
         history.reject(step)
-        ends.append(embargo_until(history.state, "a", 100))
+        ends.append(rests_until(history.state, "a"))
     assert ends == [0, 0, 103, 103, 103, 206, 206]
     assert failures(history.state) == {"a": [3, 6]}
 
 
 def test_a_fossilised_seed_leaves_its_site_to_others() -> None:
-    history = History()
+    history = History("policy.cooldown=0")
     history.grown("a", 10, "TRAINING", "BLENDING", "HOLDING", "FOSSILISED")
-    assert site_stage(history.state, "a", 10, 100) is SiteStage.DORMANT
+    assert "a" in candidates(history.state, 10)
     assert history.grown("a", 20) == "a#2"
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from esper.errors import AnalyticsError, LogError
-from esper.nissa import following, pacing
-from esper.nissa.following import Progress, follow
-from esper.nissa.pacing import OPEN_AFTER
+from esper.nissa import following
+from esper.nissa.following import OPEN_AFTER, Progress, follow
 from esper.nissa.sink import TOPICS
 
 
@@ -60,8 +59,8 @@ def works(_: str) -> None: ...
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(pacing, "LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr(following, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(following, "LONGEST_PAUSE", 0.002)
     monkeypatch.setattr(following, "INTERVAL", 0.001)
 
 

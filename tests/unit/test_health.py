@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.kasmina.health import Probe, activation_statistics, dormant_share
+from esper.kasmina.kinds import KINDS
 from esper.kasmina.sites import Site
+from esper.kasmina.span import Span
 
 
 def site(name: str, module: nn.Module, reason: str | None = None) -> Site:
-    return Site(name, type(module).__name__, (), reason, module)
+    return Site(name, type(module).__name__, (), reason, Span.of(module))
 
 
 def linear(weight: list[list[float]], bias: list[float]) -> nn.Linear:
@@ -54,7 +56,7 @@ def test_a_layer_that_only_gives_zeros_or_less_is_dormant_as_a_whole() -> None:
 def test_a_unit_of_a_convolution_is_a_channel(shape: tuple[int, ...]) -> None:
     output = torch.ones(shape)
     output.select(-3, 1).fill_(-5.0)
-    mean, _, dormant = activation_statistics(output, "Conv2d").tolist()
+    mean, _, dormant = activation_statistics(output, KINDS["Conv2d"].unit).tolist()
     assert dormant == pytest.approx(1 / 3)
     assert mean == pytest.approx(-1.0)
 
@@ -63,7 +65,7 @@ def test_a_unit_of_a_convolution_is_a_channel(shape: tuple[int, ...]) -> None:
 def test_a_unit_of_a_linear_layer_is_its_last_dimension(shape: tuple[int, ...]) -> None:
     output = torch.ones(shape)
     output[..., :2] = 0
-    assert activation_statistics(output, "Linear").tolist()[2] == pytest.approx(1 / 3)
+    assert activation_statistics(output, KINDS["Linear"].unit).tolist()[2] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -109,7 +111,7 @@ def test_only_the_chosen_sites_are_measured_and_what_was_not_called_is_none() ->
 
 def test_an_unsupported_site_is_not_measured() -> None:
     norm = nn.LayerNorm(2)
-    with Probe([site("norm", norm, "LayerNorm is not Linear or Conv2d")], [0]) as probe:
+    with Probe([site("norm", norm, "LayerNorm is no kind of site")], [0]) as probe:
         norm(torch.ones(1, 2)).sum().backward()
         probe.gradients()
     assert probe.result().activation_mean == probe.result().gradient_norm == (None,)

@@ -16,12 +16,13 @@ from esper.events.runs import DecisionMade, DecisionRejected
 from esper.tamiyo.fold import apply
 from esper.tamiyo.observation import digest, observe
 from esper.tamiyo.remote import Objection, objection, proposals, questions, signal_of
+from esper.tamiyo.rules.decisions import ANSWERS
 from esper.tamiyo.state import RunState
 from esper.tamiyo.verify import verify
 from esper.tamiyo.why import explain, render
-from esper.tolaria.decisions import ANSWERS, answered_by
+from esper.tolaria.proposals import answered_by
 from tests.deciding import Play
-from tests.histories import BLUEPRINTS, RUN, History, changed, find, simulate
+from tests.histories import BLUEPRINTS, RUN, History, changed, find, later, simulate
 
 
 def told(answers: Iterable[DecisionMade | DecisionRejected]) -> list[tuple[str, str]]:
@@ -44,7 +45,7 @@ def test_a_proposal_is_what_the_policy_decides_on_the_run_as_it_reached_the_boun
     play = Play()
     proposal = play.reach(10)
     assert (proposal.step, proposal.nonce, proposal.issuer) == (10, "10", "tamiyo/heuristic/1")
-    assert proposal.observation == digest(observe(play.state))
+    assert proposal.observation == digest(observe(play.state, 1))
     assert (proposal.action, proposal.site, proposal.seed) == ("germinate", "a", "a#1")
 
 
@@ -206,7 +207,7 @@ def test_what_is_answered_on_the_log_is_not_answered_again_after_a_resume() -> N
     third = play.at(30)  # a miss
     resumed = Play(answered=answered_by(play.history.events))
     resumed.history = play.history
-    resumed.rule._asked = questions(RUN, play.history.events, 1)
+    resumed.asked = questions(RUN, play.history.events, 1)
     resumed.mail.put(first, second, third)
     resumed.reach(40)
     assert told(resumed.answers()) == [("30/1", "made"), ("20/1", "late")]
@@ -214,8 +215,8 @@ def test_what_is_answered_on_the_log_is_not_answered_again_after_a_resume() -> N
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another observation": ({"observation": "00" * 32}, "but boundary 10 gives"),
-    "an unknown policy": ({"policy": "oracle"}, "policy oracle 1 is not known here; known: heuristic 1"),
-    "an unknown version": ({"version": "2"}, "policy heuristic 2 is not known here"),
+    "an unknown policy": ({"policy": "oracle"}, "it is by policy oracle, but the run's is heuristic (policy.name)"),
+    "an unknown version": ({"version": "2"}, "version 2 of policy heuristic is not known here; known: 1"),
     "an unknown site": ({"site": "z"}, "at boundary 10"),
     "an unknown blueprint": ({"blueprint": "monster@1"}, "germinate monster@1 a was not allowed"),
     "a blueprint that does not fit": ({"blueprint": BLUEPRINTS[2]}, "was not allowed at boundary 10"),
@@ -249,7 +250,7 @@ def test_a_proposal_that_is_not_one_is_rejected_with_the_reason(wrong: str) -> N
 def test_forged_alternatives_are_found() -> None:
     play = Play()
     proposal = play.reach(10)
-    seen = observe(play.state)
+    due = play.state
     first, *others = proposal.alternatives
     for alternatives, said in [
         ((first, first, *others), "listed twice"),
@@ -260,22 +261,22 @@ def test_forged_alternatives_are_found() -> None:
         ((replace(first, propensity=1.0), *others), "add up to"),
         ((first,) * 10_001, "more than 10000"),
     ]:
-        found = objection(replace(proposal, alternatives=alternatives), seen, play.state)
+        found = objection(replace(proposal, alternatives=alternatives), due, play.state)
         assert found is not None
         assert found.reason == "invalid"
         assert said in found.detail
-    assert objection(proposal, seen, play.state) is None
+    assert objection(proposal, due, play.state) is None
 
 
 def test_a_germination_is_stale_when_the_rules_forbid_it_by_now() -> None:
     play = Play("policy.seeds=1", "policy.exploration=0")
     proposal = play.reach(10)
-    seen = observe(play.state)
+    due = play.state
     play.history.germinate("b")
     pending = Objection("stale", "seed b#1 was decided meanwhile and waits to be born")
-    assert objection(proposal, seen, play.state) == pending
+    assert objection(proposal, due, play.state) == pending
     play.history.born(10)
-    found = objection(proposal, seen, play.state)
+    found = objection(proposal, due, play.state)
     assert found is not None
     assert found.detail.startswith("the run's rules no longer allow a seed of")
 
@@ -283,10 +284,10 @@ def test_a_germination_is_stale_when_the_rules_forbid_it_by_now() -> None:
 def test_a_seed_has_the_name_that_is_next_or_none() -> None:
     play = Play("policy.exploration=0", "policy.embargo=1")
     proposal = play.reach(10)
-    seen = observe(play.state)
+    due = play.state
     play.history.move(play.history.grown("a", 10), "CULLED", 10)
     play.history.boundary(20)
-    assert objection(proposal, seen, play.state) == Objection("stale", "the next seed at a is a#2 by now")
+    assert objection(proposal, due, play.state) == Objection("stale", "the next seed at a is a#2 by now")
 
 
 def test_misses_count_in_a_row_only() -> None:
@@ -299,47 +300,45 @@ def test_misses_count_in_a_row_only() -> None:
     assert play.mail.waited == 6
 
 
-def remote_history() -> Play:
-    """A run that grew by proposals, with one miss and one stale proposal."""
-    play = Play("policy.exploration=0")
-    proposal = play.at(10)
-    for step in range(20, 80, 10):
-        if step != 60:
-            play.mail.put(proposal)
-        proposal = play.reach(step)
-        if play.state.pending is not None:
-            play.history.born(step)
-        play.answers()
-    return play
+@pytest.fixture(scope="module")
+def grown() -> list[Event]:
+    """A remote run by the rules that grew: with misses, and proposals that were late, stale, wrong or the second."""
+    return simulate(random.Random(19), 60, "decision.where=remote", "policy.seeds=30", "policy.embargo=30").events
 
 
-def test_verify_computes_a_remote_runs_decisions_again() -> None:
-    report = verify(RUN, remote_history().history.events)
+def test_verify_computes_a_remote_runs_decisions_again(grown: list[Event]) -> None:
+    report = verify(RUN, grown)
     assert report.findings == ()
-    assert report.counts["decisions"] == report.counts["observations"] == 4
+    made = sum(isinstance(event.content, DecisionMade) for event in grown)
+    assert report.counts["decisions"] == report.counts["observations"] == made > 20
     assert report.counts["unknown_policy"] == 0
+    why = {event.content.reason for event in grown if isinstance(event.content, DecisionRejected)}
+    assert why == {"late", "stale", "invalid", "second", "kernel"}
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("observation", "0"), ("reason", "other"), ("propensity", 0.5), ("decision", "20/1"), ("issuer", None)],
+    [("observation", "0"), ("reason", "other"), ("propensity", 0.5), ("decision", "70/1"), ("issuer", None)],
 )
-def test_verify_finds_a_remote_decision_that_was_changed(field: str, value: Any) -> None:
-    events = remote_history().history.events
-    place = find(events, DecisionMade, action="germinate")
-    findings = verify(RUN, changed(events, place, **{field: value})).findings
+def test_verify_finds_a_remote_decision_that_was_changed(grown: list[Event], field: str, value: Any) -> None:
+    place = find(grown, DecisionMade, action="germinate")
+    findings = verify(RUN, changed(grown, place, **{field: value})).findings
     assert [each.sequence for each in findings] == [place + 1]
 
 
-def test_verify_finds_a_decision_that_nobody_was_asked_for() -> None:
-    events = remote_history().history.events
-    place = find(events, runs.BoundaryReached)
-    made = events[find(events, DecisionMade)]
-    early = [*events[: place + 1], Event(replace(made.envelope, sequence=place + 2), replace(made.content, step=10))]
-    assert "when none was due yet" in verify(RUN, early).findings[-1].what
+def test_verify_finds_a_decision_that_nobody_was_asked_for(grown: list[Event]) -> None:
+    place = find(grown, runs.BoundaryReached)
+    made = grown[find(grown, DecisionMade)]
+    (early,) = later([Event(made.envelope, replace(made.content, step=10))], place + 1 - grown.index(made))
+    found = verify(RUN, [*grown[: place + 1], early]).findings[-1]
+    assert (found.sequence, found.what) == (place + 2, "it is DecisionMade, which nothing calls for here")
 
 
-def test_why_tells_who_proposed_a_seed_and_what_was_seen_then() -> None:
-    chain = explain(remote_history().history.events, "a#1")
-    assert [(link.step, link.kind) for link in chain][:2] == [(10, "measurements"), (20, "decision")]
-    assert "tamiyo/heuristic/1 proposed it about step 10: heuristic 1 chose" in render(chain)
+def test_why_tells_who_proposed_a_seed_and_what_was_seen_then(grown: list[Event]) -> None:
+    place = find(grown, DecisionMade, action="germinate")
+    made = grown[place].content
+    assert isinstance(made, DecisionMade)
+    about = int(made.decision.partition("/")[0])
+    chain = explain(grown, made.seed or "")
+    assert [(link.step, link.kind) for link in chain][:2] == [(about, "measurements"), (made.step, "decision")]
+    assert f"tamiyo/heuristic/1 proposed it about step {about}: heuristic 1 chose" in render(chain)

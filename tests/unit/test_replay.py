@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esper.errors import DataMismatch, ReplayDivergence
-from esper.events.runs import BoundaryReached, RunResumed
+from esper.events.runs import BoundaryReached, RolledBack, RunResumed, SeedTransitioned
 from esper.tolaria.digest import StateDigest, digest_tree
 from esper.tolaria.replay import Replay
 from tests.histories import ENVIRONMENT, History
@@ -28,7 +28,7 @@ def boundary(history: History, step: int, digest: StateDigest | None = None) -> 
 
 def test_a_step_holds_its_boundary_and_its_transitions_in_order() -> None:
     history = History()
-    boundary(history, 10)
+    first = boundary(history, 10)
     history.grown("a", 10, "TRAINING")
     boundary(history, 20)
     replay = Replay(history.events, 0)
@@ -37,8 +37,11 @@ def test_a_step_holds_its_boundary_and_its_transitions_in_order() -> None:
     assert not replay.covers(21)
     logged = replay.at(10)
     assert logged is not None
-    assert [each.to_stage for each in logged.transitions] == ["GERMINATED", "TRAINING"]
-    assert logged.boundary is not None
+    arrival, born, moved = logged.contents
+    assert arrival is logged.boundary is first
+    assert isinstance(born, SeedTransitioned)
+    assert isinstance(moved, SeedTransitioned)
+    assert [born.to_stage, moved.to_stage] == ["GERMINATED", "TRAINING"]
     assert logged.sequence == history.events[-2].envelope.sequence
     assert replay.at(15) is None
 
@@ -57,9 +60,12 @@ def test_a_rollback_is_replayed_with_its_cull() -> None:
     history.roll_back(17, 12)
     logged = Replay(history.events, 10).at(17)
     assert logged is not None
-    assert logged.rollback is not None
-    assert logged.rollback.to_step == 12
-    assert [each.cause for each in logged.transitions] == ["rollback"]
+    assert logged.boundary is None
+    back, cull = logged.contents
+    assert isinstance(back, RolledBack)
+    assert back.to_step == 12
+    assert isinstance(cull, SeedTransitioned)
+    assert cull.cause == "rollback"
 
 
 def test_the_first_tensor_that_diverges_is_named() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.tolaria.retention import blend_starts, expendable
+from esper.tamiyo.rules.checkpoints import blend_starts, expendable
 from tests.histories import History
 
 

@@ -14,7 +14,7 @@ from esper.events import Event, runs
 from esper.log.port import RUNS, Entry, Position
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import MEASUREMENTS, RunState
-from esper.tamiyo.view import LARGEST, LIKELIEST, RunView, materialised, short, unpacked
+from esper.tamiyo.view import LARGEST, LIKELIEST, RunView, packed, same, short, unpacked
 from tests.histories import RUN, History, simulate, table
 from tests.records import record_of_event
 
@@ -33,6 +33,15 @@ def view() -> RunView:
     return RunView(RUN, lambda entry, error: None)
 
 
+def pieces_at_the_end(events: list[Event]) -> dict[str, bytes]:
+    """What a table holds that was told each change."""
+    following = view()
+    kept: dict[str, bytes | None] = {}
+    for each in entries(events):
+        kept |= following.take(each)[1]
+    return {key: value for key, value in kept.items() if value is not None}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_each_piece_carries_the_state_s_digest_at_its_event(seed):
     history = simulate(random.Random(seed), 25)
@@ -49,11 +58,24 @@ def test_each_piece_carries_the_state_s_digest_at_its_event(seed):
                 assert (piece["sequence"], piece["digest"]) == (state.sequence, state.digest_of_state())
 
 
+def test_a_piece_that_an_older_fold_made_is_compared_without_its_digest() -> None:
+    kept = pieces_at_the_end(simulate(random.Random(1), 5).events)
+    for value in kept.values():
+        piece = json.loads(value)
+        older = {name: piece[name] for name in ("sequence", "state")} | {"digest": "another"}
+        assert same(packed(older), value)
+        assert not same(packed(older | {"fold": piece["fold"]}), value)
+        assert not same(packed(older | {"sequence": piece["sequence"] + 1}), value)
+        assert not same(packed(older | {"state": {}}), value)
+    assert same(None, None)
+    assert not same(None, packed(piece))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_pieces_kept_along_the_way_are_those_of_the_state_at_the_end(seed):
     """After rollbacks and culls no piece of a seed that is gone is left, and none is stale."""
     history = simulate(random.Random(seed), 25)
-    _, kept = materialised(RUN, iter(entries(history.events)))
+    kept = pieces_at_the_end(history.events)
     seeds = {key for key in kept if key.startswith(f"{RUN}/seed/") and "stage" in (unpacked(kept[key]) or {})["state"]}
     assert seeds == {f"{RUN}/seed/{name}" for name in history.state.seeds}
     for name, seed_state in history.state.seeds.items():
@@ -101,7 +123,7 @@ def test_ten_thousand_sites_and_decisions_stay_in_small_pieces():
             spent.append(time.process_time() - began)
             largest = max(largest, *(len(value or b"") for value in changed.values()))
             assert len(changed) <= 6
-    _, kept = materialised(RUN, iter(entries(history.events)))
+    kept = pieces_at_the_end(history.events)
     assert max(map(len, kept.values())) < LARGEST
     assert largest < LARGEST
     assert len([key for key in kept if "/sites/" in key]) == len([key for key in kept if "/health/" in key]) == 157
@@ -114,7 +136,7 @@ def test_texts_of_any_size_and_kind_stay_in_small_pieces():
     history = History()
     history.add(runs.AlertRaised(step=1, kind="k" * 100_000, detail="\x00é\U0001f600" * 50_000, value=None))
     history.add(runs.RunFailed(step=1, cause='\\"' * 100_000))
-    _, kept = materialised(RUN, iter(entries(history.events)))
+    kept = pieces_at_the_end(history.events)
     assert max(map(len, kept.values())) < LARGEST
 
 
@@ -129,10 +151,10 @@ def test_a_short_text_is_a_beginning_that_fits(text):
 
 def test_new_sites_renew_the_pieces_and_fewer_take_some_away():
     history = History(sites=table(*(f"s{n}" for n in range(130))))
-    _, kept = materialised(RUN, iter(entries(history.events)))
+    kept = pieces_at_the_end(history.events)
     assert {f"{RUN}/sites/{n}" for n in range(3)} <= kept.keys()
     history.boundary(10, sites=table("s0", "other"))
-    _, kept = materialised(RUN, iter(entries(history.events)))
+    kept = pieces_at_the_end(history.events)
     assert [key for key in kept if "/sites/" in key or "/health/" in key] == [f"{RUN}/sites/0", f"{RUN}/health/0"]
 
 

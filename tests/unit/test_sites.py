@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from esper.errors import UsageError
+from esper.kasmina.kinds import KINDS
 from esper.kasmina.seed import LiveSeed
 from esper.kasmina.sites import (
     SEED_PREFIX,
@@ -20,6 +21,9 @@ from esper.kasmina.sites import (
     site_table,
     with_calls,
 )
+from tests.sites import site_at
+
+THERE_ARE = ", ".join(sorted(kind.name for kind in KINDS))
 
 
 def sgd(*parameters: nn.Parameter) -> torch.optim.Optimizer:
@@ -56,16 +60,14 @@ def test_linear_and_conv_layers_are_found_in_order_with_their_dims() -> None:
 
 
 def test_other_layers_with_parameters_are_reported_with_a_reason_and_cost_nothing() -> None:
-    model = nn.Sequential(nn.Embedding(4, 4), nn.LayerNorm(4), nn.Dropout(), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model = nn.Sequential(nn.Embedding(4, 4), nn.GroupNorm(2, 4), nn.Dropout(), nn.Linear(4, 4), nn.BatchNorm1d(4))
     sites = find_sites(model, "auto", sgd(*model.parameters()))
     assert [(site.name, site.kind) for site in sites if site.reason] == [
         ("0", "Embedding"),
-        ("1", "LayerNorm"),
+        ("1", "GroupNorm"),
         ("4", "BatchNorm1d"),
     ]
-    assert all(
-        site.reason == f"{site.kind} is not Linear or Conv2d" and site.dims == () for site in sites if site.reason
-    )
+    assert all(site.reason == f"{site.kind} is no kind of site" and site.dims == () for site in sites if site.reason)
     assert site_table(sites, {"low@1": [3, 3, 3, 3]}).costs == ((-1,), (-1,), (3,), (-1,))
 
 
@@ -139,7 +141,7 @@ def test_a_weight_that_is_not_real_is_unsupported() -> None:
 
 
 def test_wanted_sites_are_the_only_ones() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     assert [site.name for site in find_sites(model, ["2"], sgd(*model.parameters()))] == ["2"]
 
 
@@ -148,14 +150,14 @@ def test_wanted_sites_are_the_only_ones() -> None:
     [
         (["body.fc9"], r"no layer 'body.fc9'; did you mean 'body.fc1'\?"),
         (["zzz"], "no layer 'zzz'; sites=\"auto\" finds them"),
-        (["body.norm"], "'body.norm' cannot hold a seed: LayerNorm is not Linear or Conv2d"),
-        (["body.act"], "'body.act' cannot hold a seed: ReLU is not Linear or Conv2d"),
-        (["body"], "'body' cannot hold a seed: ModuleDict is not Linear or Conv2d"),
+        (["body.norm"], f"'body.norm' cannot hold a seed: BatchNorm1d is no kind of site; there are {THERE_ARE}$"),
+        (["body.act"], f"'body.act' cannot hold a seed: ReLU is no kind of site; there are {THERE_ARE}$"),
+        (["body"], f"'body' cannot hold a seed: ModuleDict is no kind of site; there are {THERE_ARE}$"),
         ("body.fc1", r"write sites=\['body.fc1'\]"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_a_usage_error_that_names_it(wanted: Any, message: str) -> None:
-    body = nn.ModuleDict({"fc1": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "act": nn.ReLU()})
+    body = nn.ModuleDict({"fc1": nn.Linear(2, 2), "norm": nn.BatchNorm1d(2), "act": nn.ReLU()})
     model = nn.ModuleDict({"body": body})
     with pytest.raises(UsageError, match=message):
         find_sites(model, wanted, sgd(*model.parameters()))
@@ -163,17 +165,17 @@ def test_a_wish_that_cannot_be_met_is_a_usage_error_that_names_it(wanted: Any, m
 
 def test_calls_are_counted_and_the_hooks_are_gone_afterwards() -> None:
     model = nn.ModuleDict({"once": nn.Linear(2, 2), "twice": nn.Linear(2, 2), "never": nn.Linear(2, 2)})
-    model["norm"] = nn.LayerNorm(2)
+    model["norm"] = nn.BatchNorm1d(2)
     sites = find_sites(model, "auto", sgd(*model.parameters()))
     with call_counts(model, sites) as counts:
-        model["twice"](model["twice"](model["norm"](model["once"](torch.ones(1, 2)))))
+        model["twice"](model["twice"](model["norm"](model["once"](torch.ones(2, 2)))))
     assert counts == {"once": 1, "twice": 2, "never": 0}
     assert not any(module._forward_hooks for module in model.modules())
     reasons = {site.name: site.reason for site in with_calls(sites, counts)}
     assert reasons == {
         "once": None,
         "twice": "called 2 times in one forward pass",
-        "norm": "LayerNorm is not Linear or Conv2d",
+        "norm": "BatchNorm1d is no kind of site",
         "never": "never called in a forward pass",
     }
     assert reason_from_calls(1) is None
@@ -191,7 +193,7 @@ def test_the_output_projection_of_an_attention_layer_is_never_called() -> None:
 def test_the_insides_of_a_fossil_are_no_sites_but_its_site_still_is_one() -> None:
     model = nn.Sequential(nn.Linear(3, 3))
     kernel = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 3))
-    seed = LiveSeed("0#1", "0", model[0], kernel, sgd(*model.parameters()))
+    seed = LiveSeed("0#1", site_at(model, "0"), kernel, sgd(*model.parameters()))
     seed.fossilise()
     assert f"0.{SEED_PREFIX}1.1.weight" in model.state_dict()
     assert list(found(model)) == ["0"]

@@ -21,7 +21,6 @@ QUESTIONS: dict[str, tuple[Callable[[Subjects], object], object]] = {
     "looked_up": (lambda subjects: subjects.looked_up("s", SCHEMA), None),
     "level": (lambda subjects: subjects.level("s"), ""),
     "versions": (lambda subjects: subjects.versions("s"), []),
-    "takes": (lambda subjects: subjects.takes("s", SCHEMA), True),
     "text": (lambda subjects: subjects.text(7), None),
 }
 """Each question with what it gives where the registry has no such thing."""

@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from esper.artifacts import ArtifactStore, open_store
 from esper.errors import CorruptArtifact, UsageError
-from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected
-from esper.tezzeret import build, compile_kernel, load_kernel, site_shape
+from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected, KernelRequested
+from esper.events.codec import jsonable
+from esper.kasmina.kinds import KINDS
+from esper.tezzeret import Kernel, build, compile_kernel, load_kernel
 from esper.tezzeret.birth import examine
 from esper.tezzeret.kernel import kernel_bytes, kernel_key, save_kernel
 from esper.urza import built_in, parameter_count
 from esper.urza.blueprint import registration
+from tests.sites import requested, site_at
 
 BLUEPRINTS = {content.name: content for content in built_in().values()}
 
@@ -52,7 +55,7 @@ PAIRS = [
     pytest.param(blueprint, *site, id=f"{blueprint.name}, {name}")
     for name, site in SITES.items()
     for blueprint in BLUEPRINTS.values()
-    if site_shape(site[0])[0] in blueprint.kinds
+    if type(site[0]).__name__ in blueprint.kinds
 ]
 # torch says once per process that an even kernel with padding "same" may need a copy.
 pytestmark = [pytest.mark.filterwarnings("ignore:Using padding='same'"), pytest.mark.usefixtures("one_thread")]
@@ -76,7 +79,11 @@ def input_for(site: nn.Module, shape: tuple[int, ...]) -> Tensor:
 def compiled(
     store: ArtifactStore, blueprint: BlueprintRegistered, site: nn.Module, **more: Any
 ) -> tuple[KernelCompiled | KernelRejected, Any]:
-    return compile_kernel(store, blueprint, site, *site_shape(site), seed=7, **more)
+    return compile_kernel(store, blueprint, requested(blueprint, site), **more)
+
+
+def built(name: str, site: nn.Module) -> Kernel:
+    return build(BLUEPRINTS[name], requested(BLUEPRINTS[name], site))
 
 
 def bits(module: nn.Module) -> dict[str, bytes]:
@@ -110,13 +117,16 @@ def test_the_count_without_torch_is_that_of_the_compiled_kernel(
     content, kernel = compiled(store, blueprint, site, sample_input=input_for(site, shape))
     assert isinstance(content, KernelCompiled), content
     count = sum(parameter.numel() for parameter in kernel.parameters())
-    assert parameter_count(blueprint, *site_shape(site)) == count == content.parameters
+    assert parameter_count(blueprint, content.kind, content.dims) == count == content.parameters
 
 
-@pytest.mark.parametrize("name", BLUEPRINTS)
-def test_a_kernel_learns_in_every_parameter(store: ArtifactStore, name: str) -> None:
-    site, shape = SITES["linear"] if name == "bottleneck_mlp" else SITES["conv 3x3"]
-    _, kernel = compiled(store, BLUEPRINTS[name], site)
+@pytest.mark.parametrize(
+    ("blueprint", "site", "shape"), [pair for pair in PAIRS if str(pair.id).endswith((", linear", ", conv 3x3"))]
+)
+def test_a_kernel_learns_in_every_parameter(
+    store: ArtifactStore, blueprint: BlueprintRegistered, site: nn.Module, shape: tuple[int, ...]
+) -> None:
+    _, kernel = compiled(store, blueprint, site)
     before = copy.deepcopy(kernel.state_dict())
     optimizer = torch.optim.SGD(kernel.parameters(), lr=0.1)
     x = input_for(site, shape)
@@ -134,7 +144,7 @@ def test_building_and_compiling_leave_no_trace(
     called: list[str] = []
     handle = site.register_forward_hook(lambda *_: called.append("forward"))
     generators_before, site_before = generators(), bits(site)
-    build(blueprint, site, 7)
+    build(blueprint, requested(blueprint, site))
     content, _ = compiled(store, blueprint, site, sample_input=input_for(site, shape).requires_grad_())
     load_kernel(store, content.kernel)  # type: ignore[union-attr]
     handle.remove()
@@ -168,9 +178,9 @@ def test_compiling_does_not_depend_on_global_generators_defaults_or_modes(store:
 
 def test_the_same_seed_gives_the_same_kernel_and_another_seed_another(store: ArtifactStore) -> None:
     site, _ = SITES["conv 3x3"]
-    kind, dims = site_shape(site)
+    blueprint = BLUEPRINTS["depthwise_conv"]
     kernels = [
-        compile_kernel(store, BLUEPRINTS["depthwise_conv"], site, kind, dims, seed)[0].kernel  # type: ignore[union-attr]
+        compile_kernel(store, blueprint, requested(blueprint, site, seed))[0].kernel  # type: ignore[union-attr]
         for seed in (1, 1, 2)
     ]
     assert kernels[0] == kernels[1] != kernels[2]
@@ -189,7 +199,7 @@ def test_a_kernel_is_addressed_by_the_digest_of_its_bytes(store: ArtifactStore) 
 def test_a_loaded_kernel_is_the_built_one_bit_for_bit(
     store: ArtifactStore, blueprint: BlueprintRegistered, site: nn.Module, shape: tuple[int, ...]
 ) -> None:
-    built = build(blueprint, site, 7)
+    built = build(blueprint, requested(blueprint, site))
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.1)
@@ -207,21 +217,21 @@ def test_a_loaded_kernel_is_the_built_one_bit_for_bit(
 @pytest.mark.parametrize("name", ["conv oblong", "conv same", "conv reflecting", "conv circular"])
 def test_the_middle_convolution_has_the_geometry_of_the_site_and_the_others_are_points(name: str) -> None:
     site = SITES[name][0]
-    kernel = build(BLUEPRINTS["bottleneck_conv"], site, 7)
+    kernel = built("bottleneck_conv", site)
     for attribute in ("kernel_size", "stride", "padding", "dilation", "padding_mode"):
         assert getattr(kernel.get_submodule("mid"), attribute) == getattr(site, attribute)
         assert getattr(kernel.get_submodule("up"), attribute) == getattr(nn.Conv2d(1, 1, 1), attribute)
 
 
 def test_a_kernel_can_be_copied_and_its_names_are_those_of_its_nodes() -> None:
-    kernel = build(BLUEPRINTS["bottleneck_mlp"], SITES["linear"][0], 7)
+    kernel = built("bottleneck_mlp", SITES["linear"][0])
     twin = copy.deepcopy(kernel)
     assert bits(twin) == bits(kernel)
     assert list(kernel.state_dict()) == ["down.weight", "down.bias", "up.weight"]
 
 
 def test_initial_weights_have_the_variance_of_he_and_others() -> None:
-    weight = build(BLUEPRINTS["bottleneck_mlp"], nn.Linear(2000, 10), 7).get_parameter("down.weight")
+    weight = built("bottleneck_mlp", nn.Linear(2000, 10)).get_parameter("down.weight")
     assert weight.var().item() == pytest.approx(2 / 2000, rel=0.05)
     assert abs(weight.mean().item()) < 1e-3
 
@@ -311,10 +321,13 @@ def test_a_definition_that_is_not_the_one_of_its_id_is_rejected(store: ArtifactS
     assert parameter_count(blueprint, "Linear", (20, 10)) == -1
 
 
-def test_a_site_of_other_shapes_than_asked_for_is_rejected(store: ArtifactStore) -> None:
-    content, _ = compile_kernel(store, BLUEPRINTS["low_rank"], nn.Linear(20, 10), "Linear", (20, 11), 7)
-    assert isinstance(content, KernelRejected)
-    assert "(20, 10)" in content.reason
+def test_dims_that_no_site_of_the_kind_has_are_rejected(store: ArtifactStore) -> None:
+    blueprint = BLUEPRINTS["low_rank"]
+    for dims in ((20, 11, 1), (20, 0)):
+        request = replace(requested(blueprint, nn.Linear(20, 10)), dims=dims)
+        content, _ = compile_kernel(store, blueprint, request)
+        assert isinstance(content, KernelRejected)
+        assert "dims" in content.reason
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
@@ -334,25 +347,66 @@ def test_an_input_of_another_shape_is_rejected(store: ArtifactStore) -> None:
 def test_an_integer_site_is_rejected(store: ArtifactStore) -> None:
     site = nn.Linear(4, 4)
     site.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+    assert site_at(site, "").reason == "its weight is torch.int8"
     content, _ = compiled(store, BLUEPRINTS["low_rank"], site)
     assert isinstance(content, KernelRejected)
     assert "torch.int8" in content.reason
 
 
-def test_a_module_that_is_no_site_is_rejected(store: ArtifactStore) -> None:
-    content, _ = compile_kernel(store, BLUEPRINTS["low_rank"], nn.LayerNorm(4), "LayerNorm", (4,), 7)
+def test_a_kind_of_site_that_is_unknown_is_rejected_saying_what_there_is(store: ArtifactStore) -> None:
+    blueprint = BLUEPRINTS["low_rank"]
+    request = replace(requested(blueprint, nn.Linear(4, 4)), kind="Attention")
+    content, _ = compile_kernel(store, blueprint, request)
     assert isinstance(content, KernelRejected)
-    assert "a LayerNorm is no site" in content.reason
+    assert f"no kind of site 'Attention'; there are {', '.join(KINDS.all)}" in content.reason
+
+
+@pytest.mark.parametrize("geometry", ["", "{", '{"padding": [1, 1], "code": "import os"}', '{"padding": [-1, 0]}'])
+def test_a_geometry_that_no_site_of_the_kind_has_is_rejected(store: ArtifactStore, geometry: str) -> None:
+    blueprint = BLUEPRINTS["low_rank"]
+    content, _ = compile_kernel(store, blueprint, replace(requested(blueprint, nn.Conv2d(2, 2, 3)), geometry=geometry))
+    assert isinstance(content, KernelRejected)
+    assert "\n" not in content.reason
+
+
+@pytest.mark.parametrize("missing", ["geometry", "dtype"])
+def test_a_request_that_does_not_say_all_is_refused_not_guessed(store: ArtifactStore, missing: str) -> None:
+    blueprint = BLUEPRINTS["low_rank"]
+    request = replace(requested(blueprint, nn.Conv2d(2, 2, 3)), **{missing: None})
+    for call in (lambda: compile_kernel(store, blueprint, request), lambda: build(blueprint, request)):
+        with pytest.raises(UsageError, match=r"older version wrote it; compile it beside the model"):
+            call()
+    assert list(store.keys()) == []
+
+
+def test_a_request_is_for_its_own_blueprint(store: ArtifactStore) -> None:
+    request = requested(BLUEPRINTS["low_rank"], nn.Linear(4, 4))
+    with pytest.raises(UsageError, match="the request is for low_rank@"):
+        compile_kernel(store, BLUEPRINTS["bottleneck_mlp"], request)
+
+
+@pytest.mark.parametrize(("blueprint", "site", "shape"), PAIRS)
+def test_a_request_that_crossed_the_log_gives_the_kernel_that_the_model_would(
+    store: ArtifactStore, blueprint: BlueprintRegistered, site: nn.Module, shape: tuple[int, ...]
+) -> None:
+    request = requested(blueprint, site)
+    crossed = KernelRequested(**json.loads(json.dumps(jsonable(request))))
+    beside, _ = compile_kernel(store, blueprint, request)
+    away, _ = compile_kernel(store, blueprint, replace(crossed, dims=tuple(crossed.dims)))
+    assert isinstance(away, KernelCompiled), away
+    assert replace(away, measured=None) == replace(beside, measured=None)
+    assert (away.geometry, away.dtype) == (request.geometry, request.dtype)
 
 
 def test_a_grown_kernel_is_not_born_again() -> None:
     site = SITES["linear"][0]
-    kernel = build(BLUEPRINTS["low_rank"], site, 7)
-    examine(kernel, site)
+    kernel = built("low_rank", site)
+    request = requested(BLUEPRINTS["low_rank"], site)
+    examine(kernel, request)
     with torch.no_grad():
         kernel.get_parameter("up.weight")[0, 0] = 1e-30
     with pytest.raises(UsageError, match="not zero at birth"):
-        examine(kernel, site)
+        examine(kernel, request)
 
 
 def put(store: ArtifactStore, data: bytes) -> str:
@@ -368,7 +422,7 @@ def file_with(graph: Any, tensors: dict[str, Tensor]) -> bytes:
 @pytest.fixture
 def parts() -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Graph and tensors of a good kernel, for a test to spoil."""
-    kernel = build(BLUEPRINTS["bottleneck_mlp"], SITES["linear"][0], 7)
+    kernel = built("bottleneck_mlp", SITES["linear"][0])
     return kernel.graph.model_dump(mode="json"), dict(kernel.state_dict())
 
 
@@ -425,7 +479,7 @@ def test_a_file_whose_graph_is_not_right_is_corrupt(
 
 
 def test_a_file_whose_graph_is_far_too_large_is_corrupt(store: ArtifactStore) -> None:
-    kernel = build(BLUEPRINTS["low_rank"], SITES["conv 3x3"][0], 7)
+    kernel = built("low_rank", SITES["conv 3x3"][0])
     graph = kernel.graph.model_dump(mode="json")
     graph["layers"][0] |= {"in_size": 2**31, "out_size": 2**31, "kernel": [2**16, 2**16]}
     with pytest.raises(CorruptArtifact, match="parameters; 50000000 are allowed"):

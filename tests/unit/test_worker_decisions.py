@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -59,6 +60,14 @@ def proposed(history: History, steps: tuple[int, ...], *after: Any) -> tuple[int
 def test_of_a_run_that_it_catches_up_with_it_answers_the_last_boundaries_only(lag: int) -> None:
     history = History("decision.where=remote", f"decision.lag={lag}")
     assert proposed(history, (10, 20, 30)) == (lag, 0)
+
+
+def test_a_run_whose_policy_is_not_known_gets_no_proposal_and_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    history = History("decision.where=remote", "decision.lag=2", "policy.name=oracle")
+    with caplog.at_level(logging.WARNING, "esper.worker"):
+        assert proposed(history, (10, 20, 30)) == (0, 0)
+    (said,) = caplog.messages
+    assert said.startswith("nothing is proposed for run a-run: there is no policy 'oracle'")
 
 
 def test_a_run_that_decides_for_itself_or_is_over_gets_no_proposal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from esper.log.port import RUNS, Entry, Position
+from esper.tamiyo.view import packed
 from streams import runs
 from tests.workers import made_run, records
 
@@ -58,3 +60,28 @@ def test_a_run_whose_events_come_is_not_folded_again_for_those_that_came_before(
 
     asyncio.run(live())
     assert log.reads == 0
+
+
+def test_a_view_that_another_version_of_the_fold_made_is_made_anew_when_its_run_goes_on() -> None:
+    log: Any = Log()
+    app: Any = SimpleNamespace(caches=[])
+    table = Table()
+    ours = records("ours", made_run(0, 5, end=False))
+
+    async def take(agent: runs.Runs, *new: Any) -> None:
+        for record in new:
+            log.entries.append(Entry(Position(RUNS, 0, len(log.entries)), datetime.now(UTC), record, None))
+            await agent._take(None, SimpleNamespace(partition=0))  # type: ignore[arg-type]
+
+    def agent() -> runs.Runs:
+        return runs.Runs(app, log, table, ())  # type: ignore[arg-type]
+
+    asyncio.run(take(agent(), *ours[:-1]))
+    whole = dict(table)
+    for key, value in whole.items():
+        older = {**json.loads(value), "digest": "of another fold"}
+        del older["fold"]
+        table[key] = packed(older)
+    asyncio.run(take(agent(), ours[-1]))
+    assert whole.keys() <= table.keys()
+    assert all(b"of another fold" not in value for value in table.values())

@@ -96,15 +96,6 @@ class Subjects:
             raise self._failure(error, f"asking for the versions of {subject}") from error
         return [each.schema.schema_str or "" for each in ids]
 
-    def takes(self, subject: str, schema: Schema) -> bool:
-        """Whether ``schema`` might be registered under ``subject``."""
-        try:
-            return self._asked(lambda: self._client.test_compatibility_all_versions(subject, _text(schema)))
-        except SchemaRegistryError as error:
-            if error.error_code in _MISSING:
-                return True
-            raise self._failure(error, f"asking about {subject}") from error
-
     def text(self, schema_id: int) -> str | None:
         """The schema with this id; None if there is none."""
         try:

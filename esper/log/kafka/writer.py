@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from esper.backoff import Backoff
 from esper.errors import Fenced, LogError, WriterLost
 from esper.log.checks import check_sizes, following
 from esper.log.kafka.frames import head
@@ -24,7 +24,8 @@ PATIENCE = 120.0
 """Seconds that one append waits for brokers that do not answer."""
 GRACE = 2.0
 """Seconds in which whoever fenced us must have claimed its epoch."""
-_chance = random.Random()  # the global generator is part of the training's state
+FIRST_PAUSE, LONGEST_PAUSE = 0.4, 0.65
+"""Seconds between two attempts to see who fenced us."""
 CHECKPOINT = "esper.runs.CheckpointCommitted"
 
 
@@ -127,6 +128,7 @@ class KafkaWriter:
         """Why the brokers gave this writer up: a later one shows itself in the log; an outage does not."""
         self._transactions.close()
         deadline = time.monotonic() + self._log.patience
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 rival = _rival(self._log, self.run_id, self._index, self._transactions)
@@ -134,7 +136,7 @@ class KafkaWriter:
             except LogError as error:  # the brokers are still away: whoever fenced us cannot be seen yet
                 if self._transactions.closing or time.monotonic() > deadline:
                     return self._lost(f"{loss}; and {error}")
-                time.sleep(_chance.uniform(0.2, 1.0))
+                time.sleep(backoff.pause())
 
     def _lost(self, why: str) -> WriterLost:
         return WriterLost(

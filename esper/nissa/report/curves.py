@@ -8,8 +8,6 @@ from typing import Any
 
 from esper.nissa.report.gather import Gathered, Rows
 
-Column = list[float | None]
-
 
 def curves(found: Gathered) -> dict[str, Any]:
     """The charts of one run: each has ``x`` and columns as long as it."""

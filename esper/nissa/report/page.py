@@ -17,13 +17,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from esper import __version__
 from esper.nissa.report.comparison import compare
 from esper.nissa.report.curves import together
 from esper.nissa.report.gather import Gathered
 from esper.nissa.report.lifelines import STAGES
 from esper.nissa.report.story import story
 from esper.nissa.report.words import count, moment
+from esper.version import __version__
 
 
 def page(runs: Mapping[str, Gathered], made: datetime) -> str:

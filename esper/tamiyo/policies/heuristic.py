@@ -6,7 +6,7 @@ import heapq
 from typing import NamedTuple
 
 from esper.events.runs import Alternative
-from esper.tamiyo.observation import Candidate, Observation, Option
+from esper.tamiyo.observation_v1 import Candidate, Observation, Option
 from esper.tamiyo.policy import Choice, Decision, drawn, exploration_draw, propensities
 
 LISTED = 8  # germinations that are allowed at a boundary, besides waiting
@@ -33,6 +33,7 @@ class Heuristic:
 
     name = "heuristic"
     version = "1"
+    observation = 1
 
     def decide(self, observation: Observation) -> Decision:
         obstacle = _obstacle(observation)
@@ -153,3 +154,6 @@ def _past(site: Candidate, option: Option) -> str:
         return "nothing was tried there yet"
     words = f"{site.seeds} tried there, {site.failures} failed"
     return f"{words}, this blueprint {option.failures} of them" if option.failures else words
+
+
+POLICY = Heuristic()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from math import isfinite
 from statistics import fmean, pstdev
 
 LEAST = 5  # losses that a spike is judged by
+LARGEST = 1e153  # of a loss whose square is a number
 FLOOR = 1e-3  # of the mean: a constant loss must not make any change a spike
 
 
-def alarm(losses: Sequence[float], spike: float) -> str | None:
+@lru_cache(maxsize=64)  # asked by the rules of a boundary, and by what its policy sees
+def alarm(losses: tuple[float, ...], spike: float) -> str | None:
     """Why the last of the boundary ``losses`` is alarming, None if it is not.
 
     It is when it is not finite, or lies more than ``spike`` standard deviations above the mean of the finite
@@ -19,9 +21,9 @@ def alarm(losses: Sequence[float], spike: float) -> str | None:
     if not losses:
         return None
     last = losses[-1]
-    if not isfinite(last):
+    if not isfinite(last) or abs(last) > LARGEST:
         return f"the loss is {last}"
-    before = [loss for loss in losses[:-1] if isfinite(loss)]
+    before = [loss for loss in losses[:-1] if abs(loss) <= LARGEST]
     if len(before) < LEAST:
         return None
     mean = fmean(before)

@@ -1,0 +1,48 @@
+"""[..., in] to [..., out]. Without ``bias`` there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from esper.kasmina.kinds import FEATURES
+from esper.urza.operators import Fitted, Layer, Operator, Place, Single, WeightedNode
+from esper.urza.sizes import Number, positive
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class LinearLayer(Single, Layer):
+    op: Literal["linear"] = "linear"
+    in_size: Number
+    out_size: Number
+    bias: bool
+
+    @property
+    def parameters(self) -> int:
+        return self.out_size * (self.in_size + self.bias)
+
+    def module(self, dtype: torch.dtype) -> nn.Module:
+        from torch import nn
+
+        return nn.Linear(self.in_size, self.out_size, self.bias, device="meta", dtype=dtype)
+
+
+class LinearNode(WeightedNode):
+    op: Literal["linear"]
+    layouts = (FEATURES,)
+
+    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+        (in_size,) = sizes
+        out_size = positive(f"the output of node {self.name!r}", self.out, place.sizes)
+        bias = self.bias is not None
+        layer = LinearLayer(name=self.name, input=self.input, in_size=in_size, out_size=out_size, bias=bias)
+        return Fitted(self, layer, out_size, out_size * (2 * in_size + bias))
+
+
+EXAMPLES = (
+    {"name": "a", "op": "linear", "input": "x", "out": 3, "weight": "kaiming", "bias": None},
+    {"name": "a", "op": "linear", "input": "x", "out": {"mul": ["in", 2]}, "weight": "zeros", "bias": "kaiming"},
+)
+OPERATOR = Operator("linear", LinearNode, LinearLayer, EXAMPLES)

@@ -1,0 +1,40 @@
+"""The product of several inputs of one size, element by element; positions that one lacks are those of the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from esper.errors import UsageError
+from esper.urza.operators import Fitted, Layer, Node, Operator, Place, Several
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MultiplyLayer(Several, Layer):
+    op: Literal["multiply"] = "multiply"
+
+    def compute(self, *values: torch.Tensor) -> torch.Tensor:
+        product = values[0]
+        for value in values[1:]:
+            product = product * value
+        return product
+
+
+class MultiplyNode(Several, Node):
+    op: Literal["multiply"]
+
+    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+        if len(set(sizes)) > 1:
+            raise UsageError(
+                f"the node {self.name!r} multiplies sizes {', '.join(map(str, sizes))}; they must be equal"
+            )
+        layer = MultiplyLayer(name=self.name, inputs=self.inputs)
+        return Fitted(self, layer, sizes[0], sizes[0] * (len(sizes) - 1))
+
+
+EXAMPLES = (
+    {"name": "a", "op": "multiply", "inputs": ["x", "x"]},
+    {"name": "a", "op": "multiply", "inputs": ["x", "x", "x"]},
+)
+OPERATOR = Operator("multiply", MultiplyNode, MultiplyLayer, EXAMPLES)

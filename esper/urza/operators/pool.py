@@ -1,0 +1,31 @@
+"""[N, channels, H, W] to [N, channels, 1, 1]: the mean over all positions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from esper.kasmina.kinds import IMAGE
+from esper.urza.operators import Fitted, Layer, Node, Operator, Place, Single
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PoolLayer(Single, Layer):
+    op: Literal["pool"] = "pool"
+
+    def compute(self, *values: torch.Tensor) -> torch.Tensor:
+        (value,) = values
+        return value.mean((-2, -1), keepdim=True)
+
+
+class PoolNode(Single, Node):
+    op: Literal["pool"]
+    layouts = (IMAGE,)
+
+    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+        return Fitted(self, PoolLayer(name=self.name, input=self.input), sizes[0], sizes[0])
+
+
+EXAMPLES = ({"name": "a", "op": "pool", "input": "x"},)
+OPERATOR = Operator("pool", PoolNode, PoolLayer, EXAMPLES)
