@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from esper.events.ids import kernel_seed
 from esper.events.runs import DecisionMade, DecisionRejected
-from esper.tamiyo.observation import digest, observe
+from esper.events.signals import DecisionProposed
 from esper.tamiyo.policy import Policy
-from esper.tamiyo.remote import LONGEST_ISSUER, Objection, Questions, objection
+from esper.tamiyo.remote import LONGEST_ISSUER, Objection, Questions, objection, proposed
 from esper.tamiyo.rules.script import (
     KernelWanted,
     LeftProposal,
@@ -34,22 +36,7 @@ def _locally(state: RunState) -> Script[tuple[RunState, DecisionMade]]:
     """The policy sees the run with all that its boundary has brought."""
     name = settings_of(state).policy.name
     policy: Policy = yield PolicyNamed(name)
-    seen = observe(state, policy.observation)
-    made = policy.decide(seen)
-    decision = DecisionMade(
-        decision=f"{state.step}/1",
-        step=state.step,
-        policy=name,
-        version=policy.version,
-        observation=digest(seen),
-        action=made.action,
-        site=made.site,
-        blueprint=made.blueprint,
-        seed=made.seed,
-        propensity=made.propensity,
-        alternatives=made.alternatives,
-        reason=made.reason,
-    )
+    decision = replace(_decision(proposed(state, policy), state.step), policy=name, issuer=None)
     state = yield from put(decision, "the policy's decision on what it saw")
     return state, decision
 
@@ -63,7 +50,8 @@ def _remotely(state: RunState, asked: Questions) -> Script[tuple[RunState, Decis
         while not settled and (offer := (yield NextProposal(due.step))) is not None:
             refused = _refusal(offer, due, state)
             if refused is None:
-                made = _taken(offer, state.step)
+                assert offer.content is not None
+                made = _decision(offer.content, state.step)
                 state = yield from put(made, "a proposal is taken as it was made", offer.id)
             else:
                 state = yield from _reject(state, offer, *refused)
@@ -107,9 +95,8 @@ def _refusal(offer: Offer, due: RunState, now: RunState) -> Objection | None:
     return objection(offer.content, due, now)
 
 
-def _taken(offer: Offer, step: int) -> DecisionMade:
-    content = offer.content
-    assert content is not None
+def _decision(content: DecisionProposed, step: int) -> DecisionMade:
+    """What was proposed, as the decision that is made at ``step``."""
     return DecisionMade(
         decision=f"{content.step}/1",
         step=step,
