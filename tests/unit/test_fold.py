@@ -13,7 +13,7 @@ from esper.kasmina.stages import IllegalMove, Stage
 from esper.tamiyo.fold import WINDOW, apply, fold
 from esper.tamiyo.observation import observe
 from esper.tamiyo.sites import embargo_end, failures, next_seed_name
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.state import FOLD, RunState, settings_of
 from tests.histories import ENVIRONMENT, RUN, TIME, History, health, table
 
 
@@ -302,3 +302,13 @@ def test_a_completed_run_says_what_it_reached() -> None:
     history.add(runs.RunCompleted(step=17, final_loss=0.5, test={"accuracy": 0.9}, parameters_digest="aa", seeds={}))
     state = history.state
     assert (state.status, state.step, state.final_loss, state.test) == ("completed", 17, 0.5, {"accuracy": 0.9})
+
+
+def test_states_have_the_digests_that_this_number_of_the_fold_gives() -> None:
+    """Where this fails, raise FOLD: views that are kept were made by the fold before, and are told apart by it."""
+    history = History()
+    history.boundary(10, health=health((0,), (0.5,)))
+    history.grown("a", 10, "TRAINING")
+    history.roll_back(17, 0)
+    state = replace(history.state, settings="{}")
+    assert (FOLD, state.digest_of_state()) == (2, "57e5220173f3ed683050f5dd5ef90f7ca49d09192964f0e26c35af9d59bd03e9")
