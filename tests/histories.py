@@ -73,7 +73,7 @@ class History:
     ) -> None:
         self.settings = settings(*assignments)
         self.events: list[Event] = []
-        self.state = RunState(RUN)
+        self.state = self.seen = RunState(RUN)  # as a policy elsewhere sees the newest boundary
         self.epoch = 1
         self.batch = 0
         description = runs.GateDescription(digest="ab", examples=400, folds=FOLDS)
@@ -107,6 +107,8 @@ class History:
         event = Event(envelope, content)
         self.state = apply(self.state, event)
         self.events.append(event)
+        if isinstance(content, runs.BoundaryReached):
+            self.seen = self.state
         return event
 
     def carry_out(self, rules: script.Script[T], answer: Callable[[script.Question], Any]) -> T:
@@ -384,9 +386,8 @@ class Simulation:
 
     def _proposed(self) -> list[script.Offer]:
         """What a worker makes of the newest boundary: nothing, or one proposal or more, of which not all are right."""
-        rng, asked = self.rng, self._asked
-        assert asked is not None
-        (proposal,) = proposals(asked.newest(), self.history.reached)
+        rng = self.rng
+        (proposal,) = proposals(self.history.seen, self.history.reached)
         offers = []
         for number in range(rng.choice((0, 1, 1, 1, 1, 1, 2))):
             wrong = rng.random()
@@ -395,7 +396,7 @@ class Simulation:
             elif wrong < 0.2:
                 proposal = replace(proposal, step=rng.choice((-1, proposal.step + 5, 10)))
             forged = "its id is not that of its issuer and nonce in this run, 1" if rng.random() < 0.1 else None
-            identity = signal_id(RUN, proposal.issuer, f"{asked.newest().step}/{number}")
+            identity = signal_id(RUN, proposal.issuer, f"{self.history.seen.step}/{number}")
             site = proposal.site if proposal.site in ("a", "b", "c", "d") else None
             offers.append(script.Offer(identity, proposal.step, proposal.issuer, site, proposal, forged))
         return offers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import click
@@ -51,15 +50,10 @@ def verify(place: Place, run_id: str) -> int:
         findings = [{**jsonable(each), "position": _position(places, each.sequence)} for each in report.findings]
         print_json({"run_id": run_id, "ok": report.ok, "counts": report.counts, "findings": findings})
     else:
-        alike = Counter((each.rule, each.what) for each in report.findings)
-        for each in report.findings:
-            more = alike.pop((each.rule, each.what), 0) - 1
-            if more >= 0:
-                place_of = _position(places, each.sequence)
-                click.echo(
-                    f"event {each.sequence} at {place_of}: {each.what} (rule: {each.rule})"
-                    + (f"; so it is said of {more} more, the last of them event {_last(report, each)}" if more else "")
-                )
+        for (rule, what), sequences in _alike(report.findings).items():
+            first, last, more = sequences[0], sequences[-1], len(sequences) - 1
+            again = f"; so it is said of {more} more, the last of them event {last}" if more else ""
+            click.echo(f"event {first} at {_position(places, first)}: {what} (rule: {rule}){again}")
         counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.counts.items() if count)
         click.echo(f"run {run_id}: {counted} computed again: {_result(len(report.findings))}")
     return 0 if report.ok else 1
@@ -72,9 +66,12 @@ def _noting(entries: Iterable[tuple[Entry, Event]], places: list[Position]) -> I
         yield event
 
 
-def _last(report: check.Report, finding: check.Finding) -> int:
-    said = (finding.rule, finding.what)
-    return max(each.sequence for each in report.findings if (each.rule, each.what) == said)
+def _alike(findings: Iterable[check.Finding]) -> dict[tuple[str, str], list[int]]:
+    """The events of findings that say the same, in their order."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for each in findings:
+        found.setdefault((each.rule, each.what), []).append(each.sequence)
+    return found
 
 
 def _position(places: list[Position], sequence: int) -> str:

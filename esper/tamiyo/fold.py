@@ -27,7 +27,7 @@ def apply(state: RunState, event: Event) -> RunState:
 def after(state: RunState, content: RunContent, epoch: int) -> RunState:
     """``state`` after the next event, of this content, by the writer of ``epoch``."""
     new = copy(state)
-    _take(new, content, state.sequence + 1, epoch, {"measured", "seeds", "born"})
+    _take(new, content, state.sequence + 1, epoch, set(SHARED))
     return new
 
 
@@ -38,7 +38,7 @@ def fold(state: RunState, events: Iterable[Event]) -> RunState:
     seed, its site or the run cannot go where an event says.
     """
     new = copy(state)
-    shared = {"measured", "seeds", "born"}  # with the given state, until an event changes them
+    shared = set(SHARED)  # with the given state, until an event changes them
     expected = state.sequence
     for event in events:
         envelope, content = event.envelope, event.content
@@ -267,3 +267,4 @@ CHANGED: dict[type, tuple[str, ...]] = {  # the dicts that a handler changes in 
     runs.BoundaryReached: ("measured", "seeds"),
     runs.SeedTransitioned: ("seeds", "born"),
 }
+SHARED = frozenset(name for names in CHANGED.values() for name in names)

@@ -15,9 +15,8 @@ from esper.tamiyo.policies import known
 from esper.tamiyo.policy import Decision, Policy
 from esper.tamiyo.remote import Objection, Questions, proposed
 from esper.tamiyo.rules import script
-from esper.tamiyo.rules.script import Question
+from esper.tamiyo.rules.script import FORGED, Question
 
-FORGED = "its id is not that of"  # how what is said of a forged signal begins
 POLICYS_OWN = frozenset(("observation", "action", "site", "blueprint", "seed", "propensity", "alternatives", "reason"))
 """The fields of DecisionMade that only its policy can compute."""
 

@@ -79,10 +79,6 @@ class Questions:
         """What the policy saw ``lag`` boundaries ago; None at a run's first ones."""
         return self._seen[0] if len(self._seen) == self._seen.maxlen else None
 
-    def newest(self) -> RunState:
-        """What the policy sees at the newest boundary; raises IndexError before the first."""
-        return self._seen[-1]
-
     def steps(self) -> tuple[int, ...]:
         """The steps of the boundaries asked about, the one that is due included."""
         return tuple(state.step for state in self._seen)

@@ -69,7 +69,7 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
         try:
             found.take(transaction)
         except (SequenceGap, IllegalMove) as error:
-            found.find("what can be folded", f"{error}; what follows was not checked")
+            found.find("what can be folded", f"{error}; {UNCHECKED}")
             break
         except IMPOSSIBLE as error:
             said = f"{type(error).__name__}: {error}"

@@ -17,6 +17,7 @@ from esper.events.signals import CommandIssued, DecisionProposed
 from esper.log.deadletter import sending_to
 from esper.log.port import SIGNALS, Log, Position
 from esper.log.records import event_of
+from esper.tamiyo.rules.script import FORGED
 from esper.tolaria.reopening import WRITER
 
 logger = logging.getLogger("esper")
@@ -52,7 +53,7 @@ class Proposal:
 def _forged(signal: UUID, run_id: str, content: CommandIssued | DecisionProposed) -> str | None:
     if signal == (right := signal_id(run_id, content.issuer, content.nonce)):
         return None
-    return f"its id is not that of its issuer and nonce in this run, {right}"
+    return f"{FORGED}, {right}"
 
 
 class Inbox:

@@ -19,6 +19,8 @@ from esper.tamiyo.remote import Objection
 from esper.tamiyo.state import RunState, SeedState
 
 T = TypeVar("T")
+FORGED = "its id is not that of its issuer and nonce in this run"
+"""How what is said of a forged signal begins, so that a log tells one."""
 
 
 @dataclass(frozen=True, slots=True)
