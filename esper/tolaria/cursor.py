@@ -34,6 +34,11 @@ class Cursor:
     def in_epoch(self) -> bool:
         return self._at_start is not None
 
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the loop left an epoch early, so that ``open`` begins it again."""
+        return self.in_epoch and self._resume is None
+
     def tree(self) -> dict[str, Any]:
         """The cursor as a state tree."""
         now, loader_now = self._resume or (generators.capture(), self._loader_now())

@@ -111,8 +111,7 @@ class Run:
 
     def _batches(self, trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
         with self._closing_on_error():
-            trainer.cursor.enter_epochs()  # a loop may do without run.epochs
-            iterator = trainer.cursor.open(loader)
+            iterator = trainer.open(loader, self._interrupted.is_set())
         while (batch := self._next(trainer, iterator)) is not _NO_MORE:
             yield batch
 

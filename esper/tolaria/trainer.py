@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -197,6 +197,17 @@ class Trainer:
                 self._pause(decider.PAUSED_BY_COMMAND)
         if interrupted:
             self._pause(decider.INTERRUPTED)
+
+    def open(self, loader: Iterable[Any], interrupted: bool) -> Iterator[Any]:
+        """The batches of ``loader`` that are still to be used in this epoch; raises DataMismatch, Unsupported."""
+        self.cursor.enter_epochs()  # a loop may do without run.epochs
+        if not self.cursor.begins_anew:
+            return self.cursor.open(loader)
+        self.between_steps(interrupted)
+        iterator = self.cursor.open(loader)
+        self._checkpoint_due(checkpoints.EPOCH)  # nothing else would tell a resume that an epoch was left early
+        self.keeper.commit(wait=True)
+        return iterator
 
     def end_epoch(self, interrupted: bool) -> None:
         """The loop asks for the next epoch."""

@@ -107,7 +107,8 @@ def test_another_run_does_not_begin_on_a_model_that_holds_seeds(tmp_path: Path) 
         Loop(tmp_path, model=lambda: model).begin("another")
 
 
-def test_an_epoch_that_was_left_early_is_begun_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("until", [2, 5, 12])
+def test_an_epoch_that_was_left_early_is_begun_anew_and_resumed_there(tmp_path: Path, until: int) -> None:
     loop = Loop(tmp_path, epochs=3)
     run = loop.begin()
     for _ in run.epochs(3):
@@ -115,10 +116,11 @@ def test_an_epoch_that_was_left_early_is_begun_anew(tmp_path: Path) -> None:
             run.step(batch)
             break
         break
-    loop.go(until=12)
+    loop.go(until=until)
     loop.resume()
     loop.go()
     assert loop.run.status == "completed"
+    assert verify("run", events(tmp_path)).ok
 
 
 def test_gate_batches_of_one_example_do_for_batch_norm(tmp_path: Path) -> None:
