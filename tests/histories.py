@@ -289,6 +289,13 @@ class Simulation:
                 self._interrupt(step - 1)
             if history.state.status != "running" or self._boundary(step) == "stop":
                 return history
+            if number % 3 == 0:
+                values = {
+                    "names": ("accuracy", "loss"),
+                    "metrics": (0, 1, 0),
+                    "values": (0.5, 1.0 / number, number / 100),
+                }
+                history.add(runs.MetricsLogged(**values, steps=(step - 5, step - 5, step)))
             if rng.random() < 0.2:
                 self._checkpoint(step, [checkpoints.EPOCH])
             self._commit(rng.randint(0, len(self._taken)))

@@ -93,6 +93,8 @@ def transactions(events: Iterable[Event]) -> Iterator[deque[Event]]:
 _STARTS = (
     runs.RunStarted,
     runs.RunResumed,
+    runs.RunDescribed,
+    runs.MetricsLogged,
     runs.RunPaused,
     runs.RunCompleted,
     runs.RunFailed,
