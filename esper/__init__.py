@@ -13,12 +13,18 @@ from esper.version import __version__
 
 if TYPE_CHECKING:
     from esper.settings import Settings
-    from esper.tolaria import Run, resume, start
+    from esper.tolaria import Run, load, resume, start
 
-__all__ = ["EsperError", "Run", "RunEnded", "Settings", "__version__", "resume", "start"]
+__all__ = ["EsperError", "Run", "RunEnded", "Settings", "__version__", "load", "resume", "start"]
 
 # Imported on first use: commands that only read the log need no torch.
-_LATER = {"Run": "esper.tolaria", "Settings": "esper.settings", "resume": "esper.tolaria", "start": "esper.tolaria"}
+_LATER = {
+    "Run": "esper.tolaria",
+    "Settings": "esper.settings",
+    "load": "esper.tolaria",
+    "resume": "esper.tolaria",
+    "start": "esper.tolaria",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ COMMANDS = {
     "events": ("esper.cli.inspect:events", "Print a run's events, or follow them."),
     "why": ("esper.cli.explain:why", "Tell why a seed was born and what became of it."),
     "verify": ("esper.cli.explain:verify", "Compute every decision and verdict of a run again from its log."),
+    "weights": ("esper.cli.weights:weights", "Write a run's weights, seeds included, to a file."),
     "pause": ("esper.cli.control:pause", "Ask a run to pause; resume goes on with it."),
     "stop": ("esper.cli.control:stop", "Ask a run to stop for good."),
     "sql": ("esper.cli.sql:sql", "Ask ClickHouse about everything on the log."),

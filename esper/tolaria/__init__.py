@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from esper.tolaria.load import load
 from esper.tolaria.run import Run
 from esper.tolaria.start import resume, start
 
-__all__ = ["Run", "resume", "start"]
+__all__ = ["Run", "load", "resume", "start"]

@@ -25,6 +25,7 @@ from esper.tolaria.archive import Archive
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
 from esper.tolaria.history import begun
+from esper.tolaria.host import check_like
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
@@ -67,7 +68,7 @@ class Bench:
         assert state.model is not None
         assert state.environment is not None
         assert state.sites is not None
-        self.subject.check_against(state.model)
+        check_like(self.subject.model, state.model)
         if self.subject.clip_norm != state.clip_norm:
             raise UsageError(f"clip_norm is {self.subject.clip_norm}, the run's is {state.clip_norm}; pass the same")
         if type(self.subject.optimizer).__name__ != state.optimizer:

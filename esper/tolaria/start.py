@@ -47,7 +47,9 @@ from esper.tolaria.checkpoint import Loaded, snapshot
 from esper.tolaria.digest import STATE_DIGESTS, check_algorithm, digest_tree
 from esper.tolaria.environment import environment
 from esper.tolaria.history import History, further, recent, whole
+from esper.tolaria.host import check_like, describe
 from esper.tolaria.journal import Journal
+from esper.tolaria.load import last_weights, put_into
 from esper.tolaria.reopening import check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.run import Run
@@ -73,6 +75,7 @@ def start(
     log: str | None = None,
     run_id: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
+    best: str | None = None,
     task: str | None = None,
     data: Sequence[DataFile] = (),
 ) -> Run:
@@ -91,11 +94,14 @@ def start(
         log: URL of the event log; by default ``sqlite:///HOME/log.db``.
         run_id: letters, digits and ``._-``; by default made from the time.
         settings: an ``esper.Settings``, or a nested mapping such as ``{"boundary": {"steps": 50}}``.
+        best: a metric of ``run.log``, as "NAME:max" or "NAME:min": the checkpoint of its best value is kept.
         task, data: what the command line needs to resume the run, and the files it was given.
 
     Raises:
         RunExists, UsageError, Unsupported, LossShape, LogError.
     """
+    if best is not None and not re.fullmatch(r".+:(max|min)", best):
+        raise UsageError(f'best={best!r} is no metric; write "NAME:max" or "NAME:min", such as "accuracy:max"')
     run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
     with ExitStack() as opened:
@@ -107,7 +113,7 @@ def start(
         gate = _read_gate(gate_data, chosen)
         if gate is None:
             logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
-        trainer = _begin(bench, chosen, gate, seed, task, tuple(data))
+        trainer = _begin(bench, chosen, gate, seed, task, tuple(data), best)
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 
@@ -128,7 +134,8 @@ def resume(
     """Take up a run where it was: give the same arguments as to ``start``. Seed and settings come from the log.
 
     The newest committed checkpoint whose digests verify is loaded; the steps after it are run again and compared
-    with the log. A completed run is no error: its loops are empty. A trainer that still runs is fenced.
+    with the log. A completed run is no error: the model gets its last weights and the loops are empty. A trainer that
+    still runs is fenced.
 
     Raises:
         RunNotFound, RunUnusable, ModelMismatch, DataMismatch, EnvironmentMismatch, CorruptArtifact, LogError.
@@ -142,7 +149,15 @@ def resume(
         if before.sequence == 0:
             raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; `esper runs` lists those there are")
         if before.status == "completed":
-            logger.warning("run %s is completed already; there is nothing to resume", run_id)
+            assert before.model is not None
+            check_like(model, before.model)
+            checkpoint, seeds = last_weights(bench.store, before)
+            put_into(model, checkpoint, seeds)
+            logger.warning(
+                "run %s is completed already: nothing is left to train, and the model has its weights of step %d",
+                run_id,
+                checkpoint.step,
+            )
             return Run(run_id, None, before, ExitStack())
         if before.status in ("failed", "cancelled"):
             raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
@@ -159,7 +174,13 @@ def resume(
 
 
 def _begin(
-    bench: Bench, settings: Settings, gate: GateData | None, seed: int, task: str | None, data: tuple[DataFile, ...]
+    bench: Bench,
+    settings: Settings,
+    gate: GateData | None,
+    seed: int,
+    task: str | None,
+    data: tuple[DataFile, ...],
+    best: str | None,
 ) -> Trainer:
     """Write the run's first events and the checkpoint of step 0."""
     writers, writer = bench.opened_writer()
@@ -178,7 +199,7 @@ def _begin(
             task=task,
             seed=seed,
             settings=canonical_json(settings.model_dump(mode="json")),
-            model=bench.subject.describe(),
+            model=describe(bench.subject.model),
             optimizer=type(bench.subject.optimizer).__name__,
             clip_norm=bench.subject.clip_norm,
             sites=site_table(trainer.garden.sites, costs_of(built_in(), trainer.garden.sites)),
@@ -188,6 +209,7 @@ def _begin(
             parameters_digest=digest_tree(bench.subject.tensors()).digest,
             rules=RULES,
             state_digests=STATE_DIGESTS,
+            best=best,
         )
     )
     transaction.add(CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason=START, size=written.size))

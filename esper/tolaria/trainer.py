@@ -26,6 +26,7 @@ from esper.tolaria.checkpoint import Loaded, snapshot
 from esper.tolaria.cursor import Cursor
 from esper.tolaria.digest import StateDigest, batch_digest, digest_tree
 from esper.tolaria.garden import Garden
+from esper.tolaria.host import load_tensors, names_in_state_dict
 from esper.tolaria.host_pass import HostPass
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
@@ -123,6 +124,7 @@ class Trainer:
             "data": self.cursor.tree(),
             "due": self.keeper.due,
             "first_generators": self._first_generators,
+            "names": names_in_state_dict(self.subject.model),
             "reasons": [site.reason for site in self.garden.sites] if self._pass.counted else None,
         }
 
@@ -130,7 +132,7 @@ class Trainer:
         """Take up a checkpoint whole."""
         tree = checkpoint.tree
         self.garden.rebuild(tree["seeds"])
-        self.subject.load_tensors(tree["model"])
+        load_tensors(self.subject.model, tree["model"])
         self.subject.load_optimizer(tree["optimizer"], rates=True)
         self.subject.load_user_state(tree["state"])
         self.subject.load_flags(tree["flags"])
@@ -223,6 +225,8 @@ class Trainer:
                 f"the loop ended at step {self.step}, but the run has logged steps up to {self.replay.last}; "
                 "resume it with a loop that is at least as long"
             )
+        self.keeper.commit(wait=True)
+        self._checkpoint(checkpoints.END)  # before the test, which may leave a trace in the model
         self.keeper.commit(wait=True)
         measured = _numbers(test(self.subject.model)) if test else {}
         end = RunCompleted(

@@ -120,9 +120,12 @@ class Between:
         wanted = list(self._changes.get(step, ()))
         if step - last >= settings_of(state).checkpoint.steps:
             wanted.append(checkpoints.STEPS)
-        if event.reason not in _free(step) and (not wanted or event.reason != ",".join(wanted)):
+        reason = ",".join(each for each in event.reason.split(",") if each != checkpoints.BEST)
+        if not event.reason or (reason not in _free(step) and reason != ",".join(wanted)):
             why = f"due for {', '.join(wanted)}" if wanted else "not due"
             yield Fault("when a checkpoint is due", f"its reason is {event.reason!r}, but at step {step} it was {why}")
+        if checkpoints.is_best(event.reason) and state.best is None:
+            yield Fault("when a checkpoint is due", "its reason is that a metric is best, but the run looks at none")
         every, reached = settings_of(state).boundary.steps, self._steps[-1] if self._steps else 0
         if step < 0 or (step > reached and decider.boundary_due(reached, step, every)):
             yield Fault(
@@ -137,7 +140,7 @@ class Between:
                 "what a checkpoint includes",
                 f"it includes the run up to event {event.sequence}, but step {step} ended with event {least} at least",
             )
-        if event.reason != checkpoints.PAUSE and step not in self._due[bisect_left(self._due, step) :]:
+        if checkpoints.was_due(event.reason) and step not in self._due[bisect_left(self._due, step) :]:
             self._due.insert(bisect_right(self._due, step), step)
 
     def _retired(self, state: RunState, event: runs.CheckpointRetired) -> Iterator[Fault]:
@@ -154,7 +157,7 @@ class Between:
 
 def _free(step: int) -> tuple[str, ...]:
     """The reasons for which one may be taken at ``step`` whatever else happened there."""
-    return (checkpoints.START,) if step == 0 else (checkpoints.EPOCH, checkpoints.PAUSE)
+    return (checkpoints.START,) if step == 0 else (checkpoints.EPOCH, checkpoints.PAUSE, checkpoints.END)
 
 
 def _begun(event: runs.RunStarted) -> Iterator[Fault]:
