@@ -32,8 +32,8 @@ def weights(place: Place, run_id: str, out: Path, at: str, live: bool) -> None:
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} is no .safetensors file; name one that ends so")
     log_with(place, run_id).close()  # torch takes seconds to import
-    from esper.tolaria.load import weights as read
-    from esper.tolaria.load import write
+    from esper.tolaria.weights import weights as read
+    from esper.tolaria.weights import write
 
     step, tensors = read(run_id, at, live=live, home=place.home, log=place.log)
     size = write(out, tensors, {"esper.run": run_id, "esper.step": str(step)})

@@ -49,13 +49,13 @@ from esper.tolaria.environment import environment
 from esper.tolaria.history import History, further, recent, whole
 from esper.tolaria.host import check_like, describe
 from esper.tolaria.journal import Journal
-from esper.tolaria.load import last_weights, put_into
 from esper.tolaria.reopening import check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.run import Run
 from esper.tolaria.sites import Sites, costs_of
 from esper.tolaria.subject import Loss, Stateful, Subject
 from esper.tolaria.trainer import Trainer
+from esper.tolaria.weights import last_weights, put_into
 from esper.urza.library import built_in
 
 logger = logging.getLogger("esper")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import esper
 from esper.cli.main import main as esper_command
 from esper.errors import CorruptArtifact, ModelMismatch, RunNotFound, UsageError
 from esper.events.runs import CheckpointCommitted
+from esper.log.ordering import in_order
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
 from esper.tamiyo.verify import verify
+from esper.tolaria import weights
 from tests.runlog import events
 from tests.training import Loop, adam, contents, host, loss, settings, stages
 
@@ -108,7 +111,7 @@ def test_a_seed_that_blends_comes_with_its_share_of_that_step_or_not_at_all(tmp_
     for step in there:
         other = esper.load("run", fresh(), at=step, live=live, home=tmp_path)
         assert torch.equal(outputs(other), seen[step][not live])
-    assert sum(not torch.equal(*seen[step]) for step in there) >= 8
+    assert sum(not torch.equal(*seen[step]) for step in there) >= 4
 
 
 def test_any_checkpoint_that_is_there_can_be_named_by_its_step_or_an_event(tmp_path: Path) -> None:
@@ -151,6 +154,17 @@ def test_a_run_that_is_not_there_makes_no_files(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound, match="there is no run run"):
         esper.load("run", fresh(), home=tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_checkpoint_that_is_retired_while_it_is_read_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(tmp_path)
+    read, newest = in_order, events(tmp_path)
+    cut = next(place for place, each in enumerate(newest) if getattr(each.content, "step", 0) > 12)
+    looks = iter([cut, None])
+    monkeypatch.setattr(weights, "in_order", lambda entries: islice(read(entries), next(looks)))
+    assert torch.equal(outputs(esper.load("run", fresh(), home=tmp_path)), outputs(model))
 
 
 def test_another_model_and_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from esper.kasmina.seed import SEED_PREFIX, strip
 from esper.kasmina.span import Span
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.log import open_log
+from esper.log.ordering import in_order
+from esper.log.port import RUNS
 from esper.settings import log_url
 from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import best_step, is_best, newest_usable
@@ -31,7 +33,6 @@ from esper.tamiyo.state import RunState, settings_of
 from esper.tezzeret.graph import Kernel
 from esper.tezzeret.kernel import load_kernel
 from esper.tolaria.checkpoint import Checkpoints, Loaded
-from esper.tolaria.history import whole
 from esper.tolaria.host import check_like, load_tensors
 
 logger = logging.getLogger("esper")
@@ -210,14 +211,22 @@ def _read(run_id: str, at: At, live: bool, home: Path, url: str | None) -> tuple
     path = place.removeprefix("sqlite:///")
     if path != place and not Path(path).exists():  # reading makes no files
         raise RunNotFound(f"there is no run {run_id}: {place} does not exist")
-    with closing(open_log(place)) as opened:
-        events = whole(opened, run_id).events
-    if not events:
-        raise RunNotFound(f"there is no run {run_id} in {place}; `esper runs` lists those there are")
-    state = fold(RunState(run_id), events)
     store = open_store(f"file:///{(home / 'artifacts').absolute()}")
-    checkpoint = Checkpoints(store, run_id).read(chosen(state, at, events).manifest)
-    return state, checkpoint, [each for each in _seeds(store, state, checkpoint) if live or not each.live]
+    with closing(open_log(place)) as opened:
+        tried = ""
+        while True:
+            events = [event for _, event in in_order(opened.read(RUNS, key=run_id))]
+            if not events:
+                raise RunNotFound(f"there is no run {run_id} in {place}; `esper runs` lists those there are")
+            state = fold(RunState(run_id), events)
+            manifest = chosen(state, at, events).manifest
+            try:
+                checkpoint = Checkpoints(store, run_id).read(manifest)
+                return state, checkpoint, [each for each in _seeds(store, state, checkpoint) if live or not each.live]
+            except CorruptArtifact:
+                if manifest == tried:
+                    raise
+                tried = manifest  # its trainer may have retired it just now
 
 
 def _seeds(store: ArtifactStore, state: RunState, checkpoint: Loaded) -> list[Grown]:
