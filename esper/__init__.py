@@ -13,14 +13,18 @@ from esper.version import __version__
 
 if TYPE_CHECKING:
     from esper.settings import Settings
+    from esper.tezzeret.grown import growable
+    from esper.tezzeret.saved import build
     from esper.tolaria import Run, load, resume, start
 
-__all__ = ["EsperError", "Run", "RunEnded", "Settings", "__version__", "load", "resume", "start"]
+__all__ = ["EsperError", "Run", "RunEnded", "Settings", "__version__", "build", "growable", "load", "resume", "start"]
 
 # Imported on first use: commands that only read the log need no torch.
 _LATER = {
     "Run": "esper.tolaria",
     "Settings": "esper.settings",
+    "build": "esper.tezzeret.saved",
+    "growable": "esper.tezzeret.grown",
     "load": "esper.tolaria",
     "resume": "esper.tolaria",
     "start": "esper.tolaria",

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -19,9 +18,7 @@ from esper.errors import CorruptArtifact, RunNotFound, UsageError
 from esper.events import Event
 from esper.events.runs import CheckpointCommitted
 from esper.kasmina.alpha import alpha
-from esper.kasmina.effect import Effect, attach, full
 from esper.kasmina.seed import SEED_PREFIX, strip
-from esper.kasmina.span import Span
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.log import open_log
 from esper.log.ordering import in_order
@@ -30,8 +27,9 @@ from esper.settings import log_url
 from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import best_step, is_best, newest_usable
 from esper.tamiyo.state import RunState, settings_of
-from esper.tezzeret.graph import Kernel
+from esper.tezzeret.grown import join
 from esper.tezzeret.kernel import load_kernel
+from esper.tezzeret.module import Kernel, Placed
 from esper.tolaria.checkpoint import Checkpoints, Loaded
 from esper.tolaria.host import check_like, load_tensors
 
@@ -41,13 +39,11 @@ At = str | int
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """A seed that has an effect on the host at a checkpoint. ``alpha`` is the share of it that counts there; ``live``
-    says that it blends or holds, so that its tensors are not among the model's."""
+    """A seed that has an effect on the host at a checkpoint; ``live`` says that it blends or holds, so that its tensors
+    are not among the model's."""
 
     name: str
-    site: str
     kernel: Kernel
-    alpha: float
     live: bool
 
     @property
@@ -88,20 +84,13 @@ def load(
 def put_into(model: nn.Module, checkpoint: Loaded, seeds: list[Grown]) -> None:
     """Make ``model`` what it was at ``checkpoint``, with these of its seeds."""
     strip(model)
-    for seed in seeds:
-        if not seed.live:
-            _attach(model, seed)
-    load_tensors(model, checkpoint.tree["model"])
-    for seed in seeds:
-        if seed.live:
-            _attach(model, seed)
-
-
-def _attach(model: nn.Module, seed: Grown) -> None:
-    span = Span.of(model.get_submodule(seed.site))
-    device = next(iter(span.exit.parameters()), torch.empty(0)).device
-    attach(Effect(seed.kernel.to(device), full if seed.alpha == 1.0 else partial(float, seed.alpha)), span)
-    span.exit.add_module(seed.submodule, seed.kernel)
+    device = next(iter(model.parameters()), torch.empty(0)).device
+    for part in (False, True):  # the tensors of those that live are not among the model's
+        for seed in seeds:
+            if seed.live is part:
+                join(model, seed.kernel.to(device), seed.kernel.placed, seed.submodule)
+        if not part:
+            load_tensors(model, checkpoint.tree["model"])
 
 
 def weights(
@@ -113,7 +102,7 @@ def weights(
     found = {name: each for name, each in checkpoint.tree["model"].items() if name not in names["left_out"]}
     found |= {alias: found[name] for alias, name in names["tied"].items() if name in found}
     for seed in seeds:
-        prefix = f"{seed.site}.{seed.submodule}." if seed.site else f"{seed.submodule}."
+        prefix = _prefix(seed)
         found |= {prefix + name: each for name, each in seed.kernel.state_dict().items() if prefix + name not in found}
     return checkpoint.step, found
 
@@ -232,6 +221,8 @@ def _read(run_id: str, at: At, live: bool, home: Path, url: str | None) -> tuple
 def _seeds(store: ArtifactStore, state: RunState, checkpoint: Loaded) -> list[Grown]:
     """The seeds that have an effect on the host at ``checkpoint``."""
     blending = settings_of(state).blending
+    assert state.sites is not None
+    dims = dict(zip(state.sites.names, state.sites.dims, strict=True))
     found = []
     for name, saved in checkpoint.tree["seeds"].items():
         stage, tensors = Stage(saved["stage"]), checkpoint.tree["model"]
@@ -239,10 +230,17 @@ def _seeds(store: ArtifactStore, state: RunState, checkpoint: Loaded) -> list[Gr
             continue
         kernel = load_kernel(store, saved["kernel_id"])
         share = alpha(blending.schedule, checkpoint.step - saved["since"], blending.steps)
-        seed = Grown(name, saved["site"], kernel, share if stage is Stage.BLENDING else 1.0, stage in IN_THE_HOST)
-        prefix = f"{seed.site}.{seed.submodule}." if seed.site else f"{seed.submodule}."
+        site = saved["site"]
+        kernel.placed = Placed(site, site, dims[site], share if stage is Stage.BLENDING else 1.0)
+        seed = Grown(name, kernel, stage in IN_THE_HOST)
+        prefix = _prefix(seed)
         with torch.no_grad():
             for each, parameter in kernel.named_parameters():
                 parameter.copy_((saved["kernel"] or {}).get(each, tensors.get(prefix + each)))
         found.append(seed)
     return found
+
+
+def _prefix(seed: Grown) -> str:
+    """What the names of its tensors begin with."""
+    return "".join(f"{part}." for part in (seed.kernel.placed.exit, seed.submodule) if part)

@@ -12,7 +12,7 @@ LAYERS = (
     ("log",),
     ("kasmina", "urza", "tezzeret", "tamiyo", "tasks"),
     ("nissa",),
-    ("tolaria",),
+    ("tolaria", "integrations"),
     ("cli",),
     ("__init__", "__main__"),
 )
