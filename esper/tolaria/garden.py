@@ -133,6 +133,12 @@ class Garden:
         if gradients is None:
             return None
         norm = float(torch.nn.utils.get_total_norm(gradients))
+        if norm == 0.0:
+            logger.warning(
+                "seed %s gets a gradient that is exactly zero, so it is culled: the loss does not depend on its site, "
+                "or part of the model or of the loss is compiled or detached",
+                name,
+            )
         return norm if math.isfinite(norm) else None
 
     def switched_off(self, name: str) -> AbstractContextManager[None]:

@@ -36,6 +36,7 @@ class Run:
         self._state = state
         self._committed, self._step = 0, state.step
         self._iterating = False
+        self._handed = False  # a batch was given out and the loop over them goes on
         self._interrupted = threading.Event()
         self._closing = weakref.finalize(self, opened.close)  # when the run is forgotten, and at exit
 
@@ -112,8 +113,12 @@ class Run:
     def _batches(self, trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
         with self._closing_on_error():
             iterator = trainer.open(loader, self._interrupted.is_set())
-        while (batch := self._next(trainer, iterator)) is not _NO_MORE:
-            yield batch
+        try:
+            while (batch := self._next(trainer, iterator)) is not _NO_MORE:
+                self._handed = True
+                yield batch
+        finally:
+            self._handed = False
 
     def _working(self) -> Trainer | None:
         """What does the work; None once the run has ended. Raises UsageError where it was closed before that."""
@@ -137,16 +142,28 @@ class Run:
             batch = next(iterator, _NO_MORE)
             if batch is not _NO_MORE:
                 trainer.cursor.used(batch)
+            elif trainer.cursor.batch == 0:
+                raise UsageError(
+                    f"epoch {trainer.cursor.epoch} has no batches: the loader is empty, or it is an iterator that an "
+                    "epoch before has used up; give run.batches a DataLoader, or an iterator made anew in each epoch"
+                )
             return batch
 
     def step(self, batch: Any) -> float:
         """One training step: forward, backward, optimiser, seeds. Returns the mean loss.
 
         A loss that is not finite moves nothing; the governor acts before the next batch. Raises LossShape unless
-        ``loss`` gives one number per example.
+        ``loss`` gives one number per example, UsageError outside of a loop over ``batches`` or where the optimiser is
+        stepped, or gradients are computed, by somebody else as well.
         """
         trainer = self._still()
         with self._closing_on_error():
+            if not self._handed:
+                raise UsageError(
+                    "run.step was called outside of the loop; step each batch within `for epoch in run.epochs(n): for "
+                    "batch in run.batches(loader): run.step(batch)`, not in the loop of another trainer"
+                )
+            trainer.alone.check()
             return self._measured(trainer, batch)
 
     def _measured(self, trainer: Trainer, batch: Any) -> float:

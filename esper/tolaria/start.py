@@ -35,7 +35,7 @@ from esper.events.runs import (
 )
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import strip
-from esper.kasmina.sites import site_table
+from esper.kasmina.sites import site_table, without_sites
 from esper.settings import Settings, settings_with
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
@@ -114,6 +114,8 @@ def start(
         if gate is None:
             logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
         trainer = _begin(bench, chosen, gate, seed, task, tuple(data), best)
+        if gate is not None and (why := without_sites(trainer.garden.sites)) is not None:
+            logger.warning("run %s: no seed can grow in this model (%s); it trains on without", run_id, why)
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from esper.errors import ModelMismatch, Unsupported
-from esper.kasmina.optimizers import check_supported
+from esper.errors import ModelMismatch
+from esper.tolaria import refusals
 from esper.tolaria.host import is_seed, tensors_of
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -37,29 +36,7 @@ class Subject:
 
     def check(self) -> None:
         """Raise Unsupported for what Esper refuses, saying what to do instead."""
-        if any(_compiled(module) for module in self.model.modules()):
-            raise Unsupported("the model is compiled; pass the module itself, compiled models cannot grow yet")
-        check_supported(self.optimizer)
-        for name, value in self.state.items():
-            if isinstance(value, torch.amp.GradScaler):
-                raise Unsupported(
-                    f"state[{name!r}] is a GradScaler, which is not supported yet; use bfloat16 autocast inside loss"
-                )
-            if isinstance(value, torch.optim.swa_utils.AveragedModel):
-                raise Unsupported(
-                    f"state[{name!r}] is an AveragedModel, which pairs parameters by their order and breaks when the "
-                    "model grows; average by name instead"
-                )
-            if not callable(getattr(value, "state_dict", None)) or not callable(
-                getattr(value, "load_state_dict", None)
-            ):
-                raise Unsupported(
-                    f"state[{name!r}] has no state_dict and load_state_dict; only such objects can be recovered"
-                )
-        try:
-            inspect.signature(self.loss).bind(self.model, None)
-        except TypeError as error:
-            raise Unsupported(f"loss must take two arguments, loss(model, batch): {error}") from error
+        refusals.check(self.model, self.optimizer, self.loss, self.state)
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers (persistent or not) by name, fossilised seeds included."""
@@ -132,10 +109,6 @@ def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
     if value.shape != parameter.shape or value.stride() == parameter.stride():
         return value
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-def _compiled(module: nn.Module) -> bool:
-    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
 class Pulse:

@@ -20,6 +20,7 @@ from esper.tamiyo.remote import Questions
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
 from esper.tamiyo.state import RunState
+from esper.tolaria.alone import Alone
 from esper.tolaria.answers import Answers
 from esper.tolaria.changes import Changes
 from esper.tolaria.checkpoint import Loaded, snapshot
@@ -93,6 +94,7 @@ class Trainer:
         self._tabled: tuple[list[Site], SiteTable] | None = None
         self._batch: Any = None
         self._pulse = Pulse(subject.model)
+        self.alone = Alone(subject.optimizer)
         self._first_generators = generators.capture()  # as they were when the run began
 
     def tree(self) -> dict[str, Any]:
@@ -161,12 +163,15 @@ class Trainer:
         self.step = step
         if not math.isfinite(value):
             self._diverged = True
+            self.alone.note()
             return value
         for plant in training:
             garden.learn_isolated(plant, batch, before)
         self._clip()
-        subject.optimizer.step()
+        with self.alone.stepping():
+            subject.optimizer.step()
         garden.learn_with_host()
+        self.alone.note()
         self.window.add(value)
         return value
 
