@@ -61,6 +61,8 @@ class LoggedAnswers:
                 return self._compiled(seed)
             case script.NextCommand():
                 return self._command()
+            case script.Description():
+                return self._description()
             case script.PolicyNamed():
                 return self._policy()
             case script.NextProposal(about):
@@ -112,6 +114,13 @@ class LoggedAnswers:
         said = content.reason if isinstance(content, runs.CommandRejected) else ""
         forged = said if said.startswith(FORGED) else None
         return script.Command(content.command, content.kind, content.seed, content.issuer, forged)
+
+    def _description(self) -> runs.RunDescribed:
+        content = self._next
+        if not isinstance(content, runs.RunDescribed):
+            rule = "a name, tag or note that was accepted"
+            raise NotOnTheLog(rule, f"{_told(content)}, where the run's description had to come")
+        return content
 
     def _policy(self) -> Policy:
         content = self._next

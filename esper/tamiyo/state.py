@@ -29,6 +29,7 @@ from esper.kasmina.stages import LIVE, Stage
 from esper.settings import Settings, settings_from_json
 
 Status = Literal["running", "paused", "completed", "failed", "cancelled"]
+ENDED = ("completed", "failed", "cancelled")
 
 FOLD = 3
 """The number of this fold, raised whenever a state has another ``digest_of_state`` than before for the same events."""

@@ -16,8 +16,10 @@ from esper.artifacts.port import ArtifactStore
 from esper.events import RunContent
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected, KernelRequested
 from esper.events.runs import DecisionMade
+from esper.events.signals import CommandIssued
 from esper.kasmina.gate import GateData, evaluate
 from esper.kasmina.isolation import gate_gain
+from esper.tamiyo import about
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import Put, Question, Script, Step, Tell
@@ -47,6 +49,7 @@ class Answers:
         self._subject, self._garden, self._gate, self._store = subject, garden, gate, store
         self._blueprints, self._inbox, self._proposals = blueprints, inbox, proposals
         self._commands: deque[Command] = deque()
+        self._asked: CommandIssued | None = None  # by the command that is answered now
 
     def carry_out(self, tx: Transaction, rules: Script[T]) -> T:
         """Add to ``tx`` what ``rules`` put, and answer what they ask; returns what they return."""
@@ -78,6 +81,8 @@ class Answers:
                 return script.NotCompiled(compiled.reason)
             case script.NextCommand():
                 return self._command(tx.state.run_id)
+            case script.Description():
+                return about.obeyed(tx.state, self._asked)
             case _:
                 return self._answer(step)
 
@@ -114,7 +119,7 @@ class Answers:
         if not self._commands:
             return None
         command = self._commands.popleft()
-        asked = command.content
+        asked = self._asked = command.content
         return script.Command(command.id, asked.command, asked.seed, asked.issuer, command.forged(run_id))
 
     def _compiled(self, wanted: script.Compile) -> KernelCompiled | KernelRejected:

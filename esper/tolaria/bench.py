@@ -30,6 +30,7 @@ from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.meter import Meter
+from esper.tolaria.metrics import Pending
 from esper.tolaria.proposals import Proposals, answered_by
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.reopening import Writers
@@ -112,7 +113,8 @@ class Bench:
         answers = Answers(self.subject, garden, gate, self.store, blueprints, inbox, proposals)
         keeper = Keeper(archive, journal, settings.checkpoint.keep)
         meter = self._meter(garden, attempt, journal.epoch, settings.telemetry)
-        trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, meter, settings, replay, costs, asked)
+        watching = (meter, settings, replay, costs, asked, Pending(events))
+        trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, *watching)
         return self.opened.enter_context(closing(trainer))
 
     def _meter(self, garden: Garden, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:

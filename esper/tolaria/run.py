@@ -174,6 +174,18 @@ class Run:
         trainer.meter.end(trainer.step, trainer.cursor.epoch, value)
         return value
 
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Keep measurements of the program's own, such as ``{"val/accuracy": 0.91}``, as of the step just done.
+
+        A value is one number: int, float, bool, or a tensor or array of one element; NaN is kept. Any number of calls
+        may come between two steps; of one metric the last one counts. They are on the log from the next boundary or
+        checkpoint on. What a resumed run logs again of steps before the crash is not compared: what the log has stays.
+
+        Raises UsageError, and keeps nothing of ``values``, if one is no number or the metrics of the run would be too
+        many.
+        """
+        self._still().log(values)
+
     def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None = None) -> dict[str, Any]:
         """Measure ``test(model)``, complete the run and wait until all of it is committed. Returns ``summary()``."""
         trainer = self._working()

@@ -37,6 +37,7 @@ from esper.kasmina.gate import GateData
 from esper.kasmina.seed import strip
 from esper.kasmina.sites import site_table, without_sites
 from esper.settings import Settings, settings_with
+from esper.tamiyo.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
 from esper.tamiyo.rules.decider import RULES, check_rules
@@ -76,8 +77,12 @@ def start(
     run_id: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     best: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
+    notes: str | None = None,
+    data: Mapping[str, str | Path] | Sequence[DataFile] = (),
     task: str | None = None,
-    data: Sequence[DataFile] = (),
 ) -> Run:
     """Begin a training run.
 
@@ -95,11 +100,22 @@ def start(
         run_id: letters, digits and ``._-``; by default made from the time.
         settings: an ``esper.Settings``, or a nested mapping such as ``{"boundary": {"steps": 50}}``.
         best: a metric of ``run.log``, as "NAME:max" or "NAME:min": the checkpoint of its best value is kept.
-        task, data: what the command line needs to resume the run, and the files it was given.
+        params: the program's own hyper-parameters, any JSON object; they are kept and compared between runs.
+        name, tags, notes: what you call the run; `esper rename`, `tag` and `note` change them.
+        data: by name, the files that it is trained on; their SHA-256 is kept.
+        task: what the command line needs to resume the run.
 
     Raises:
         RunExists, UsageError, Unsupported, LossShape, LogError.
     """
+    about = {
+        "params": canonical_params(params),
+        "name": None if name is None else named(name),
+        "tags": tagged(tags),
+        "notes": None if notes is None else noted(notes),
+        "best": best,
+        "data": digested(data) if isinstance(data, Mapping) else tuple(data),
+    }
     if best is not None and not re.fullmatch(r".+:(max|min)", best):
         raise UsageError(f'best={best!r} is no metric; write "NAME:max" or "NAME:min", such as "accuracy:max"')
     run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
@@ -113,7 +129,7 @@ def start(
         gate = _read_gate(gate_data, chosen)
         if gate is None:
             logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
-        trainer = _begin(bench, chosen, gate, seed, task, tuple(data), best)
+        trainer = _begin(bench, chosen, gate, seed, task, about)
         if gate is not None and (why := without_sites(trainer.garden.sites)) is not None:
             logger.warning("run %s: no seed can grow in this model (%s); it trains on without", run_id, why)
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
@@ -181,8 +197,7 @@ def _begin(
     gate: GateData | None,
     seed: int,
     task: str | None,
-    data: tuple[DataFile, ...],
-    best: str | None,
+    about: Mapping[str, Any],
 ) -> Trainer:
     """Write the run's first events and the checkpoint of step 0."""
     writers, writer = bench.opened_writer()
@@ -206,12 +221,11 @@ def _begin(
             clip_norm=bench.subject.clip_norm,
             sites=site_table(trainer.garden.sites, costs_of(built_in(), trainer.garden.sites)),
             gate=_describe_gate(gate),
-            data=data,
             environment=environment(bench.subject.model),
             parameters_digest=digest_tree(bench.subject.tensors()).digest,
             rules=RULES,
             state_digests=STATE_DIGESTS,
-            best=best,
+            **about,
         )
     )
     transaction.add(CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason=START, size=written.size))

@@ -33,6 +33,7 @@ from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.meter import Meter
+from esper.tolaria.metrics import Pending, checked
 from esper.tolaria.replay import Replay
 from esper.tolaria.subject import Pulse, Subject
 
@@ -79,10 +80,12 @@ class Trainer:
         replay: Replay,
         costs: Costs,
         asked: Questions | None,
+        pending: Pending,
     ) -> None:
         self.subject, self.garden, self.answers = subject, garden, answers
         self.journal, self.inbox, self.keeper, self.meter = journal, inbox, keeper, meter
         self.settings, self.replay, self._costs, self._asked = settings, replay, costs, asked
+        self.pending = pending
         self.cursor, self.window = Cursor(), Window()
         self.step = 0
         self._handled = 0  # the last step after which rollback and boundary were looked at
@@ -95,6 +98,7 @@ class Trainer:
         self._batch: Any = None
         self._pulse = Pulse(subject.model)
         self.alone = Alone(subject.optimizer)
+        self._best: tuple[int, float] | None = None  # the last value of the metric that the run looks at, and its step
         self._first_generators = generators.capture()  # as they were when the run began
 
     def tree(self) -> dict[str, Any]:
@@ -180,15 +184,27 @@ class Trainer:
             host = (each for group in self.subject.optimizer.param_groups for each in group["params"])
             nn.utils.clip_grad_norm_(host, self.subject.clip_norm)
 
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Keep the program's own measurements for the log; raises UsageError, and keeps none, if one is no number."""
+        state = self.journal.state
+        found = checked(values, {*state.metrics, *self.pending.names()})
+        if self.cursor.returning:
+            return
+        self.pending.add(self.step, found)
+        name = (state.best or "").rpartition(":")[0]
+        if name in found:
+            self._best = self.step, found[name]
+
     # Between two steps
 
-    def between_steps(self, interrupted: bool) -> None:
-        """Rollback or boundary, checkpoint, Ctrl-C: called when the loop asks for its next batch or epoch."""
+    def between_steps(self, interrupted: bool, ends: bool = False) -> None:
+        """Rollback or boundary, checkpoint, Ctrl-C: called when the loop asks for its next batch or epoch. ``ends``
+        says that the checkpoint of an epoch's end follows."""
         began = time.perf_counter()
-        self._between(interrupted)
+        self._between(interrupted, ends)
         self._seconds += time.perf_counter() - began
 
-    def _between(self, interrupted: bool) -> None:
+    def _between(self, interrupted: bool, ends: bool) -> None:
         self.journal.check()
         self.keeper.commit()
         if self.step > self._handled:
@@ -197,7 +213,8 @@ class Trainer:
             if contents:
                 self._changes.apply(contents)
             every = self.settings.checkpoint.steps
-            self._checkpoint_due(*checkpoints.reasons(contents, self.step, self.keeper.due, every))
+            why = checkpoints.reasons(contents, self.step, self.keeper.due, every)
+            self._checkpoint_due(*why, *(() if ends else self._if_best()))
             if wish == "stop":
                 self._end("cancelled")
             if wish == "pause":
@@ -218,9 +235,9 @@ class Trainer:
 
     def end_epoch(self, interrupted: bool) -> None:
         """The loop asks for the next epoch."""
-        self.between_steps(interrupted)
+        self.between_steps(interrupted, ends=True)
         self.cursor.next_epoch()
-        self._checkpoint_due(checkpoints.EPOCH)
+        self._checkpoint_due(checkpoints.EPOCH, *self._if_best())
 
     def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None, interrupted: bool) -> None:
         """The loop is over: commit everything and complete the run."""
@@ -267,6 +284,7 @@ class Trainer:
     def _reach_boundary(self) -> tuple[Sequence[object], Wish | None]:
         began = time.perf_counter()
         self._pulse.check()
+        self._tell_metrics()
         if self.garden.in_the_host():
             self.keeper.commit(wait=True)  # a cull goes back to one of them
         transaction = self.journal.transaction()
@@ -332,6 +350,7 @@ class Trainer:
         state, updated = self.journal.state, self.window.updates > 0
         if decider.hopeless(state.rollbacks, self.step, updated, self.settings.governor) is None:
             self.keeper.commit(wait=True)
+        self._tell_metrics()
         transaction = self.journal.transaction()
         cause = self.answers.carry_out(transaction, decider.rollback(transaction.state, self.step, updated))
         self.journal.commit(transaction)
@@ -347,15 +366,32 @@ class Trainer:
 
     # Checkpoints and ends
 
+    def _tell_metrics(self) -> None:
+        """Hand what the program has logged to the journal: no checkpoint comes before what was logged until then."""
+        for content in self.pending.take():
+            transaction = self.journal.transaction()
+            transaction.add(content)
+            self.journal.submit(transaction)
+
+    def _if_best(self) -> tuple[str, ...]:
+        """The reason for a checkpoint of the best value of the run's metric, if it was logged after this step."""
+        state, best = self.journal.state, self._best
+        if state.best is None or best is None or best[0] != self.step:
+            return ()
+        known = state.metrics.get(state.best.rpartition(":")[0])
+        return (checkpoints.BEST,) if checkpoints.is_best_yet(state.best, known, *best) else ()
+
     def _checkpoint(self, *reasons: str) -> None:
+        self._tell_metrics()
         replaying = self.replay.covers(self.step)  # then the fold has come further than the step
         sequence, folded = (self._sequence, None) if replaying else (self.journal.state.sequence, self.journal.folded())
         self.keeper.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree(), folded))
 
     def _checkpoint_due(self, *reasons: str) -> None:
-        """A checkpoint that the governor may go back to."""
+        """A checkpoint that the governor may go back to, unless a metric's best value is all that it is for."""
         if reasons and checkpoints.is_taken(reasons, self.subject.finite()):
-            self.keeper.due = self.step
+            if checkpoints.was_due(",".join(reasons)):
+                self.keeper.due = self.step
             self._checkpoint(*reasons)
 
     def _pause(self, reason: str) -> NoReturn:

@@ -203,6 +203,9 @@ def test_what_was_accepted_is_obeyed_and_nothing_else(run: Watched) -> None:
                 assert now.before.seeds[seed].live
                 assert then is not None
                 assert (then.content.seed, then.content.to_stage, then.content.cause) == (seed, "CULLED", "command")
+            case runs.CommandAccepted(kind="tag"):
+                assert then is not None
+                assert isinstance(then.content, runs.RunDescribed)
             case runs.CommandAccepted(kind=kind):
                 assert kind in ("pause", "stop")
             case runs.SeedTransitioned(cause="command", seed=seed):

@@ -12,7 +12,7 @@ from esper.events import Event, runs
 from esper.settings import settings_from_json
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.state import ENDED, RunState, settings_of
 
 CHANGING = (runs.BoundaryReached, runs.RolledBack, runs.SeedTransitioned)
 
@@ -67,6 +67,8 @@ class Between:
                 yield from self._committed(state, content)
             case runs.CheckpointRetired():
                 yield from self._retired(state, content)
+            case runs.MetricsLogged():
+                yield from _measured(state, content)
 
     def _obeyed(self) -> Iterator[Fault]:
         if self._wish == "pause":
@@ -153,6 +155,22 @@ class Between:
             (each.step, each.manifest) for each in gone
         }:
             yield Fault(rule, f"the checkpoint of step {event.step} is still needed")
+
+
+def _measured(state: RunState, event: runs.MetricsLogged) -> Iterator[Fault]:
+    """What speaks against values of metrics. ``state`` may lag behind the step by less than a boundary."""
+    rule = "a metric's values are in the order of their steps"
+    last = {name: metric.step for name, metric in state.metrics.items()}
+    if len(set(event.names)) != len(event.names) or not set(event.metrics) <= set(range(len(event.names))):
+        yield Fault(rule, "its metrics are not numbered each once")
+        return
+    for index, step in zip(event.metrics, event.steps, strict=False):
+        name = event.names[index]
+        if step < last.get(name, 0):
+            yield Fault(rule, f"{name} is of step {step}, after one of step {last[name]}")
+        last[name] = max(step, last.get(name, 0))
+    if state.status in ENDED:
+        yield Fault("metrics are of a run that goes on", f"the run is {state.status}")
 
 
 def _free(step: int) -> tuple[str, ...]:

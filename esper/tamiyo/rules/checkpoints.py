@@ -96,7 +96,9 @@ def expendable(state: RunState, keep: int, due: int) -> list[CheckpointCommitted
     by_step = sorted(state.checkpoints, key=lambda each: each.step)
     regular = [each.step for each in by_step if was_due(each.reason)]
     best = [each.step for each in by_step if is_best(each.reason)]
-    kept = {each.step for each in by_step[-1:]} | set(regular[-keep:]) | set(best[-1:]) | {due}
+    if state.best is not None and (metric := state.metrics.get(state.best.rpartition(":")[0])) is not None:
+        best.append(best_step(state.best, metric))
+    kept = {each.step for each in by_step[-1:]} | set(regular[-keep:]) | set(best[-2:]) | {due}
     needed = {0} | kept | {start for step in kept for start in blend_starts(state, step)}
     return [each for each in by_step if each.step not in needed]
 

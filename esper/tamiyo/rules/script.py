@@ -166,6 +166,13 @@ class NextCommand:
 
 
 @dataclass(frozen=True, slots=True)
+class Description:
+    """What the run is called once a command that was accepted is obeyed. Answer: RunDescribed."""
+
+    command: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyNamed:
     """The policy of that name, in the version that decides now. Answer: Policy."""
 
@@ -194,6 +201,7 @@ Question: TypeAlias = (
     | Audit
     | Compile
     | NextCommand
+    | Description
     | PolicyNamed
     | NextProposal
     | LeftProposal
