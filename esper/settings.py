@@ -172,11 +172,18 @@ def settings_from(assignments: Iterable[str] = (), base: Iterable[str] = ()) -> 
 
 
 def settings_with(values: Mapping[str, Any]) -> Settings:
-    """The settings with ``values`` (nested: ``{"boundary": {"steps": 50}}``) on top of the environment and the
-    defaults. Raises UsageError."""
-    merged = _environment()
-    _merge(merged, values)
+    """The settings with ``values`` (``{"boundary": {"steps": 50}}`` or ``{"boundary.steps": 50}``) on top of the
+    environment and the defaults. Raises UsageError."""
+    merged, paths = _environment(), option_paths()
+    for name, value in values.items():
+        section, _, option = name.partition(".")
+        _merge(merged, {section: {option: value}} if name in paths else {name: value})
     return _checked(merged)
+
+
+def check_environment() -> None:
+    """Raise UsageError for an environment variable that looks like a setting and is none."""
+    _environment()
 
 
 def settings_from_json(text: str) -> Settings:
@@ -222,7 +229,11 @@ def _section(annotation: Any) -> type[Section]:
 
 def _environment() -> Values:
     prefix = "ESPER_"
+    single = {f"{prefix}{path.replace('.', '_')}".upper(): path for path in option_paths()}
     for variable in os.environ:
+        if variable in single:
+            right = f"{prefix}{single[variable].replace('.', '__')}".upper()
+            raise UsageError(f"environment variable {variable} sets nothing; did you mean {right}?")
         path = variable.removeprefix(prefix).replace("__", ".").lower()
         if variable.startswith(prefix) and "." in path and path not in option_paths():
             raise UsageError(f"environment variable {variable}: {_unknown(path)}")

@@ -222,7 +222,7 @@ class RunState:
         return {stage.value: counted[stage] for stage in Stage if counted[stage]}
 
     def last_loss(self) -> float | None:
-        """The last loss that is known: a completed run's, else the mean before the last boundary."""
+        """The mean training loss since the last boundary, for a run that is over, else before it."""
         return self.loss if self.final_loss is None else self.final_loss
 
     def summary(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from esper.events.runs import (
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import strip
 from esper.kasmina.sites import site_table, without_sites
-from esper.settings import Settings, settings_with
+from esper.settings import Settings, check_environment, settings_with
 from esper.tamiyo.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
@@ -324,6 +324,7 @@ def _describe_gate(gate: GateData | None) -> GateDescription | None:
 
 
 def _settings(given: Settings | Mapping[str, Any] | None) -> Settings:
+    check_environment()  # what Settings() alone does not look at
     settings = given if isinstance(given, Settings) else settings_with(given or {})
     newest(settings.policy.name)  # there is one
     return settings

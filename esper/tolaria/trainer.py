@@ -253,7 +253,7 @@ class Trainer:
         measured = _numbers(test(self.subject.model)) if test else {}
         end = RunCompleted(
             step=self.step,
-            final_loss=self.window.last,
+            final_loss=self._last_loss(),
             test=measured,
             parameters_digest=digest_tree(self.subject.tensors()).digest,
             seeds={},
@@ -262,6 +262,11 @@ class Trainer:
         self.answers.carry_out(transaction, decider.completion(transaction.state, end))
         self.journal.commit(transaction)
         self.close()
+
+    def _last_loss(self) -> float:
+        """The mean loss of the steps since the last boundary, or of those before it where none has followed."""
+        known = self.journal.state.loss
+        return self.window.mean() if self.window.count or known is None else known
 
     def close(self) -> None:
         """Stop the threads; what is queued is committed first, if the log still answers."""

@@ -164,7 +164,7 @@ def test_what_was_different_is_named():
     for row in ("|Random seed|0|1|", "|boundary.steps|50|25|", "|Seeds that were kept|fc1#2 fc1|fc1#2 fc1|"):
         assert row in text
     assert "policy.seeds" not in text
-    assert "They were started alike" in page({"one": full(), "two": full()}, NOW)
+    assert "What else their programs do" in page({"one": full(), "two": full()}, NOW)
 
 
 def test_lifelines_follow_the_rollback():

@@ -178,6 +178,8 @@ class _Told:
         self.test = {name: float(value) for name, value in self._end.get("test", {}).items() if value is not None}
         losses: list[float | None] = [row["loss"] for row in found["boundaries"] if row["loss"] is not None] or [None]
         self._first_loss, self.loss = losses[0], losses[-1]
+        if self._end.get("loss") is not None:
+            self.loss = float(self._end["loss"])
         self.status = str(self._end.get("status", "not ended"))
         self.sites = int(sites["growable"])
 
