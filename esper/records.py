@@ -19,6 +19,7 @@ from esper.log.ordering import once
 from esper.log.port import ASSETS, Log
 from esper.reading import existing, history, holding, run_ids, state_at
 from esper.settings import Settings, log_url
+from esper.tamiyo.advice import Finding, advise, times
 from esper.tamiyo.differences import Differences, differences
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState, SeedState, settings_of
@@ -228,6 +229,10 @@ class RunRecord:
         log = self._connection.log
         assets = [] if log is None else [event for _, event in once(log.read(ASSETS))]
         return explain(self._events, seed, assets)
+
+    def advice(self) -> tuple[Finding, ...]:
+        """Why it grew or did not, and what to change: findings with their numbers, the most telling first."""
+        return advise(self._now, times(self._events))
 
     def history(self, metrics: Sequence[str] | None = None, at: int | str | None = None) -> pyarrow.Table:
         """What was measured over the steps, a row a step, as an Arrow table: ``step`` [int64] and a column of float64

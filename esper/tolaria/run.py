@@ -15,7 +15,9 @@ from prometheus_client.core import Metric
 from torch import nn
 
 from esper.errors import UsageError
+from esper.kasmina.stages import Stage
 from esper.nissa.metrics import of_run
+from esper.tamiyo.advice import advise
 from esper.tamiyo.state import RunState
 from esper.tolaria.trainer import Trainer
 
@@ -193,7 +195,21 @@ class Run:
             with self._closing_on_error():
                 trainer.finish(test, self._interrupted.is_set())
             self.close()
+            self._tell_why_nothing_was_kept()
         return self.summary()
+
+    def _tell_why_nothing_was_kept(self) -> None:
+        """The first thing to do about a run that has not grown, in one line."""
+        if Stage.FOSSILISED.value not in self.state.stages() and (found := advise(self.state)):
+            first, run_id = found[0], self.run_id
+            logger.warning(
+                "run %s kept no seed: %s: %s; %s (esper explain %s)",
+                run_id,
+                first.name,
+                first.what,
+                first.change,
+                run_id,
+            )
 
     def metrics(self) -> Iterator[Metric]:
         """What Prometheus reads of this run, for ``esper.nissa.metrics.serving``; any thread may ask."""

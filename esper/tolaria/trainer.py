@@ -16,6 +16,7 @@ from esper.events.runs import BoundaryReached, RolledBack, RunCompleted, RunPaus
 from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
 from esper.settings import Settings
+from esper.tamiyo.advice.time import DROPPED
 from esper.tamiyo.remote import Questions
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
@@ -257,6 +258,7 @@ class Trainer:
             test=measured,
             parameters_digest=digest_tree(self.subject.tensors()).digest,
             seeds={},
+            measured={DROPPED: float(self.meter.dropped)} if self.meter is not None and self.meter.dropped else None,
         )
         transaction = self.journal.transaction()
         self.answers.carry_out(transaction, decider.completion(transaction.state, end))
