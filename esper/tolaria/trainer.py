@@ -252,6 +252,9 @@ class Trainer:
         self._checkpoint(checkpoints.END)  # before the test, which may leave a trace in the model
         self.keeper.commit(wait=True)
         measured = _numbers(test(self.subject.model)) if test else {}
+        self._checkpoint_due(*self._if_best())
+        self._tell_metrics()
+        self.keeper.commit(wait=True)
         end = RunCompleted(
             step=self.step,
             final_loss=self._last_loss(),
