@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": ("esper.cli.inspect:runs", "List the runs."),
     "show": ("esper.cli.inspect:show", "Show a run, now or at any event or step."),
     "events": ("esper.cli.inspect:events", "Print a run's events, or follow them."),
+    "watch": ("esper.cli.watch:watch", "Watch a run as it goes on."),
     "explain": ("esper.cli.advice:explain", "Say why a run grew or did not, and what to change."),
     "compare": ("esper.cli.compare:compare", "Say what is different between runs, and what they came to."),
     "why": ("esper.cli.explain:why", "Tell why a seed was born and what became of it."),

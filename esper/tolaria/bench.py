@@ -113,7 +113,7 @@ class Bench:
         answers = Answers(self.subject, garden, gate, self.store, blueprints, inbox, proposals)
         keeper = Keeper(archive, journal, settings.checkpoint.keep)
         meter = self._meter(garden, attempt, journal.epoch, settings.telemetry)
-        watching = (meter, settings, replay, costs, asked, Pending(events))
+        watching = (meter, settings, replay, costs, asked, Pending(events, journal.state.metrics))
         trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, *watching)
         return self.opened.enter_context(closing(trainer))
 

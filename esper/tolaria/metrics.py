@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from torch import Tensor
@@ -20,15 +20,14 @@ Value = tuple[int, str]
 """What one value is of: the step after which it was logged, and its metric."""
 
 
-def checked(values: Mapping[str, Any], known: Iterable[str]) -> dict[str, float]:
+def checked(values: Mapping[str, Any], known: Set[str]) -> dict[str, float]:
     """``values`` as floats, where ``known`` are the run's metrics so far. Raises UsageError, naming what is wrong."""
     if not isinstance(values, Mapping):
         raise UsageError(f'run.log takes values by name, such as {{"accuracy": 0.91}}, not {type(values).__name__}')
-    found = {_name(name): _number(name, value) for name, value in values.items()}
-    names = {*known, *found}
-    if len(names) > NAMES:
+    found = {name if name in known else _name(name): _number(name, value) for name, value in values.items()}
+    if not known >= found.keys() and (count := len(known | found.keys())) > NAMES:
         raise UsageError(
-            f"run.log: these would be {len(names):,} different metrics, a run has {NAMES:,} at most; none of them "
+            f"run.log: these would be {count:,} different metrics, a run has {NAMES:,} at most; none of them "
             "was logged: log a mean, or write them to a file of your own"
         )
     return found
@@ -43,6 +42,8 @@ def _name(name: object) -> str:
 
 
 def _number(name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value.detach())
     if isinstance(value, numbers.Real) or (getattr(value, "shape", None) == () and hasattr(value, "item")):
@@ -58,9 +59,10 @@ def _number(name: str, value: Any) -> float:
 
 class Pending:
     """Values that are not on the log yet. Those that it holds in ``events``, whose steps may be run again, are kept:
-    what is measured then is dropped."""
+    what is measured then is dropped. ``names`` are those of the run's metrics, whether on the log or not."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[Event], names: Iterable[str]) -> None:
+        self.names = set(names)
         self._logged = {
             (step, event.content.names[metric])
             for event in events
@@ -71,12 +73,10 @@ class Pending:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Log ``values`` after ``step``; of one metric the last one counts."""
+        self.names.update(values)
         for name, value in values.items():
             if (step, name) not in self._logged:
                 self._values[step, name] = value
-
-    def names(self) -> set[str]:
-        return {name for _, name in self._values}
 
     def take(self) -> Iterator[MetricsLogged]:
         """The events of all that is pending, which then is no more."""

@@ -55,6 +55,7 @@ from esper.tolaria.replay import Replay
 from esper.tolaria.run import Run
 from esper.tolaria.sites import Sites, costs_of
 from esper.tolaria.subject import Loss, Stateful, Subject
+from esper.tolaria.ticker import ticking
 from esper.tolaria.trainer import Trainer
 from esper.tolaria.weights import last_weights, put_into
 from esper.urza.library import built_in
@@ -83,6 +84,7 @@ def start(
     notes: str | None = None,
     data: Mapping[str, str | Path] | Sequence[DataFile] = (),
     task: str | None = None,
+    progress: bool = True,
 ) -> Run:
     """Begin a training run.
 
@@ -104,6 +106,7 @@ def start(
         name, tags, notes: what you call the run; `esper rename`, `tag` and `note` change them.
         data: by name, the files that it is trained on; their SHA-256 is kept.
         task: what the command line needs to resume the run.
+        progress: show a line of what happens where stderr is a terminal.
 
     Raises:
         RunExists, UsageError, Unsupported, LossShape, LogError.
@@ -132,6 +135,7 @@ def start(
         trainer = _begin(bench, chosen, gate, seed, task, about)
         if gate is not None and (why := without_sites(trainer.garden.sites)) is not None:
             logger.warning("run %s: no seed can grow in this model (%s); it trains on without", run_id, why)
+        opened.enter_context(ticking(trainer, progress))
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 
@@ -148,6 +152,7 @@ def resume(
     home: str | Path = ".esper",
     log: str | None = None,
     inexact: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Take up a run where it was: give the same arguments as to ``start``. Seed and settings come from the log.
 
@@ -188,6 +193,7 @@ def resume(
         with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
             subject.check_fits(_newest(archive, before)[0].tree)
         trainer = _take_up(bench, known, gate, notes, began)
+        opened.enter_context(ticking(trainer, progress))
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 

@@ -188,7 +188,7 @@ class Trainer:
     def log(self, values: Mapping[str, Any]) -> None:
         """Keep the program's own measurements for the log; raises UsageError, and keeps none, if one is no number."""
         state = self.journal.state
-        found = checked(values, {*state.metrics, *self.pending.names()})
+        found = checked(values, self.pending.names)
         if self.cursor.returning:
             return
         self.pending.add(self.step, found)

@@ -131,7 +131,7 @@ def test_what_is_logged_and_what_a_run_is_called_after_its_end_are_on_kafka_too(
     esper = runner(home, capsys)
     place = ("--log", (home / LOG_URL).read_text())
     tagged = esper("tag", "run", "good", *place)
-    assert (tagged.code, tagged.out) == (0, "run run is called nothing but that; tags: good\n")
+    assert (tagged.code, tagged.out) == (0, "run run: name -, tags good\n")
     assert esper("rename", "run", "better", *place).code == 0
     shown = esper("show", "run", "--json", *place).json
     assert (shown["status"], shown["name"], shown["tags"]) == ("completed", "better", ["good"])
