@@ -19,7 +19,7 @@ from esper.log.ordering import once
 from esper.log.port import ASSETS, Log
 from esper.reading import existing, history, holding, run_ids, state_at
 from esper.settings import Settings, log_url
-from esper.tamiyo.advice import Finding, advise, times
+from esper.tamiyo.advice import Finding, advise, course_of
 from esper.tamiyo.differences import Differences, differences
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState, SeedState, settings_of
@@ -232,7 +232,7 @@ class RunRecord:
 
     def advice(self) -> tuple[Finding, ...]:
         """Why it grew or did not, and what to change: findings with their numbers, the most telling first."""
-        return advise(self._now, times(self._events))
+        return advise(self._now, course_of(self._events))
 
     def history(self, metrics: Sequence[str] | None = None, at: int | str | None = None) -> pyarrow.Table:
         """What was measured over the steps, a row a step, as an Arrow table: ``step`` [int64] and a column of float64

@@ -91,7 +91,8 @@ class Trial:
     """One isolated measurement of a seed in TRAINING: mean and standard deviation, over ``n`` gate
     examples of ``fold``, of loss(alpha = 0) - loss(alpha = 1).
 
-    ``gradient_norm`` is that of the seed's last isolated gradient; None if it was not finite.
+    ``gradient_norm`` is that of the seed's last isolated gradient; None if it was not finite. ``loss`` is the mean of
+    loss(alpha = 0); None in older events.
     """
 
     seed: str
@@ -100,6 +101,7 @@ class Trial:
     mean: float
     s: float
     gradient_norm: float | None
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

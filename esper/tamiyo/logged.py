@@ -81,7 +81,7 @@ class LoggedAnswers:
         found = next((each for each in trials if each.seed == seed), None)
         if found is None:
             return script.Gains(math.nan, math.nan)
-        return script.Gains(found.mean, found.s, found.gradient_norm)
+        return script.Gains(found.mean, found.s, found.gradient_norm, found.loss)
 
     def _evidence(self, seed: str, gate: str) -> runs.Evidence:
         content = self._next

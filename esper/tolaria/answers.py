@@ -18,7 +18,7 @@ from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvalu
 from esper.events.runs import DecisionMade
 from esper.events.signals import CommandIssued
 from esper.kasmina.gate import GateData, evaluate
-from esper.kasmina.isolation import gate_gain
+from esper.kasmina.isolation import gate_losses
 from esper.tamiyo import about
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules import script
@@ -96,11 +96,14 @@ class Answers:
     def _answer(self, question: Question) -> Any:
         match question:
             case script.Trial(seed, fold):
-                return script.Gains(*moments(self._gain(seed, fold)), self._garden.plants[seed].gradient_norm)
+                without, within = self._losses(seed, fold)
+                gradient_norm = self._garden.plants[seed].gradient_norm
+                return script.Gains(*moments(without - within), gradient_norm, float(without.mean()))
             case script.BirthGradient(seed, fold):
                 return self._garden.birth_gradient(seed, self._fold(fold)[0])
             case script.Verdict(seed, fold):
-                return script.Gains(*moments(self._gain(seed, fold)))
+                without, within = self._losses(seed, fold)
+                return script.Gains(*moments(without - within))
             case script.Audit(seed, fold):
                 return self._change(seed, fold)
             case script.Quantile(z):
@@ -141,9 +144,9 @@ class Answers:
             evidence=told.evidence,
         )
 
-    def _gain(self, name: str, fold: int) -> Tensor:
+    def _losses(self, name: str, fold: int) -> tuple[Tensor, Tensor]:
         seed = self._garden.plants[name].seed
-        return gate_gain(self._subject.model, self._subject.loss, self._fold(fold), seed.span, seed.kernel)
+        return gate_losses(self._subject.model, self._subject.loss, self._fold(fold), seed.span, seed.kernel)
 
     def _change(self, name: str, fold: int) -> script.Change | None:
         reference = self._garden.plants[name].reference

@@ -16,7 +16,7 @@ from esper.events.runs import BoundaryReached, RolledBack, RunCompleted, RunPaus
 from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
 from esper.settings import Settings
-from esper.tamiyo.advice.time import DROPPED
+from esper.tamiyo.advice.course import DROPPED, WAITED
 from esper.tamiyo.remote import Questions
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
@@ -25,6 +25,7 @@ from esper.tolaria.alone import Alone
 from esper.tolaria.answers import Answers
 from esper.tolaria.changes import Changes
 from esper.tolaria.checkpoint import Loaded, snapshot
+from esper.tolaria.cores import waited
 from esper.tolaria.cursor import Cursor
 from esper.tolaria.digest import StateDigest, batch_digest, digest_tree
 from esper.tolaria.garden import Garden
@@ -91,6 +92,7 @@ class Trainer:
         self.step = 0
         self._handled = 0  # the last step after which rollback and boundary were looked at
         self._seconds = 0.0  # between steps, of which no boundary has told yet
+        self._waited = waited()
         self._sequence = 0  # of the last event that the model's state includes, while replaying
         self._diverged = False
         self._changes = Changes(subject, garden, keeper)
@@ -326,8 +328,12 @@ class Trainer:
             health=self._pass.health,
             trials=(),
             failed=self.garden.failed(),
-            measured={"seconds": before + now},
+            measured={"seconds": before + now} | self._without_core(),
         )
+
+    def _without_core(self) -> dict[str, float]:
+        before, self._waited = self._waited, waited()
+        return {} if before is None or self._waited is None else {WAITED: self._waited - before}
 
     def _table(self) -> SiteTable:
         sites = self.garden.sites

@@ -172,13 +172,14 @@ def test_no_query_reaches_a_file_or_another_machine(
 
 @pytest.mark.parametrize("query", READ_ONLY)
 def test_without_write_nothing_is_changed(database: Database, query: str) -> None:
-    before = database.rows(
-        "SELECT name, total_rows FROM system.tables WHERE database = currentDatabase() ORDER BY name"
+    tables = (
+        "SELECT name, if(name = 'migrations', NULL, total_rows) FROM system.tables"  # which it merges by itself
+        " WHERE database = currentDatabase() ORDER BY name"
     )
+    before = database.rows(tables)
     with pytest.raises((UsageError, AnalyticsError)):
         Questions(database.url).answer(query, {}, "csv")
-    now = database.rows("SELECT name, total_rows FROM system.tables WHERE database = currentDatabase() ORDER BY name")
-    assert now == before
+    assert database.rows(tables) == before
 
 
 @pytest.mark.parametrize("query", ENGINES)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import esper
 from tests.integration.command import runner
@@ -29,6 +32,10 @@ def told(home: Path, **more: Any) -> dict[str, str]:
 
 def few() -> Any:
     return DataLoader(examples(24, seed=2), batch_size=8)
+
+
+def many() -> Any:
+    return DataLoader(examples(8000, seed=2), batch_size=1000)
 
 
 def bilinear(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -53,8 +60,21 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
 
 
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1))
+
+
 def whole() -> Any:
     return DataLoader(examples(64), batch_size=64)
+
+
+def unlike() -> Any:
+    x = 3 * torch.randn(400, 4, generator=torch.Generator().manual_seed(2))
+    return DataLoader(TensorDataset(x, 2 * x[:, :1].abs()), batch_size=100)
+
+
+def steady(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=3e-3)
 
 
 def still(model: nn.Module) -> torch.optim.Optimizer:
@@ -104,6 +124,25 @@ PROVOKED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "verdict.delta",
     ),
+    "gate unlike the training data": ({"gate": unlike, "epochs": 8}, "draw gate_data at random"),
+    "training noise": (
+        {
+            "gate": many,
+            "settings": settings(
+                training={"steps": 32, "learning_rate": 60.0}, verdict={"alpha": 1e-7, "measurements": 5}
+            ),
+            "epochs": 12,
+        },
+        "training.learning_rate=30",
+    ),
+    "host still learns": (
+        {"settings": settings(policy={"warmup": 40}), "optimizer": steady, "epochs": 5},
+        "train longer",
+    ),
+    "telemetry dropped": (
+        {"settings": settings(telemetry={"rows": 1, "buffer": 1}), "epochs": 12},
+        "telemetry.every=2",
+    ),
     "overhead": ({"settings": settings(boundary={"steps": 1}), "epochs": 4}, "boundary.steps=2"),
 }
 
@@ -114,6 +153,20 @@ def test_a_run_that_calls_for_it_is_told(tmp_path: Path, name: str) -> None:
     found = told(tmp_path, **more)
     assert name in found, found
     assert change in found[name]
+
+
+def test_threads_that_wait_for_busy_cores_are_told_of(tmp_path: Path) -> None:
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(len(os.sched_getaffinity(0)) + 1)
+    ]
+    torch.set_num_threads(2)
+    try:
+        found = told(tmp_path, model=wide, loader=whole, settings=settings(boundary={"steps": 2}), epochs=60)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert "OMP_NUM_THREADS=1" in found["threads fight"]
 
 
 def test_a_run_that_kept_a_seed_is_not_told_that_it_cannot_grow(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_nothing_is_asked_whose_answer_is_not_used(run: Watched) -> None:
         match question:
             case script.Trial(seed, fold):
                 (trial,) = [each for each in content.trials if each.seed == seed]
-                assert (trial.fold, trial.mean, trial.s, trial.gradient_norm) == (fold, *answer)
+                assert (trial.fold, trial.mean, trial.s, trial.gradient_norm, trial.loss) == (fold, *answer)
             case script.BirthGradient(seed):
                 assert (content.seed, content.gate, content.evidence.gradient_norm) == (seed, "birth", answer)
             case script.Verdict(seed, fold):

@@ -12,7 +12,7 @@ import pytest
 from esper.events import runs
 from esper.kasmina import verdict
 from esper.settings import Verdict
-from esper.tamiyo.advice import advise, times
+from esper.tamiyo.advice import advise, course_of
 from esper.tamiyo.advice.seeds import examples_needed, slope
 from tests.histories import Simulation, simulate
 
@@ -65,8 +65,8 @@ def test_a_slope_has_its_standard_error() -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_any_run_can_be_advised_and_is_advised_the_same_again(seed: int) -> None:
     history = simulate(random.Random(seed), 30, "policy.seeds=5")
-    found = advise(history.state, times(history.events))
-    assert found == advise(history.state, times(history.events))
+    found = advise(history.state, course_of(history.events))
+    assert found == advise(history.state, course_of(history.events))
     for each in found:
         assert each.what
         assert each.change

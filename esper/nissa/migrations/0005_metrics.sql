@@ -22,3 +22,5 @@ CREATE TABLE metrics (
     value Float64
 ) ENGINE = ReplacingMergeTree
 ORDER BY (run_id, metric, step, sequence, log, partition, offset, row);
+
+ALTER TABLE trials ADD COLUMN loss Nullable(Float64) COMMENT 'mean loss without the seed; NULL in older events';

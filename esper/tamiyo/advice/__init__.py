@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from esper.tamiyo.advice.course import Course, course, course_of
 from esper.tamiyo.advice.finding import Finding
 from esper.tamiyo.advice.growth import growth
 from esper.tamiyo.advice.seeds import seeds
-from esper.tamiyo.advice.time import Times, overhead, times
 from esper.tamiyo.state import RunState
 
-__all__ = ["Finding", "Times", "advise", "times"]
+__all__ = ["Course", "Finding", "advise", "course_of"]
 
 RULES: tuple[Callable[[RunState], Iterator[Finding]], ...] = (growth, seeds)
 
 
-def advise(state: RunState, measured: Times | None = None) -> tuple[Finding, ...]:
-    """What to do about a run, the most telling first; none if nothing is to be said. ``measured`` is where its time
-    went (``times``), which the state does not have."""
+def advise(state: RunState, seen: Course | None = None) -> tuple[Finding, ...]:
+    """What to do about a run, the most telling first; none if nothing is to be said. ``seen`` is what its events show
+    that the state does not keep (``course_of``)."""
     found = [finding for rule in RULES for finding in rule(state)]
-    found += overhead(state, measured) if measured is not None else ()
+    found += course(state, seen) if seen is not None else ()
     return tuple(sorted(found, key=lambda each: each.rank))

@@ -150,8 +150,16 @@ def _trials(state: RunState, failed: Sequence[str]) -> Script[tuple[Trial, ...]]
             gains: script.Gains = yield script.Trial(seed.name, fold)
             assert gains.mean is not None
             assert gains.s is not None
-            size, norm = gates.fold_size(state, fold), gains.gradient_norm
-            found.append(Trial(seed=seed.name, fold=fold, n=size, mean=gains.mean, s=gains.s, gradient_norm=norm))
+            trial = Trial(
+                seed=seed.name,
+                fold=fold,
+                n=gates.fold_size(state, fold),
+                mean=gains.mean,
+                s=gains.s,
+                gradient_norm=gains.gradient_norm,
+                loss=gains.loss,
+            )
+            found.append(trial)
     return tuple(found)
 
 

@@ -63,6 +63,7 @@ INPUTS: dict[type, dict[str, str]] = {
         "failed": "which losses and gradients were not finite",
         "trials.mean": "losses",
         "trials.s": "losses",
+        "trials.loss": "losses",
         "trials.gradient_norm": "measured on the model",
     },
     runs.CommandAccepted: {

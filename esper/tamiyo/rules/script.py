@@ -56,11 +56,12 @@ Tell: TypeAlias = KernelWanted | KernelJudged
 
 class Gains(NamedTuple):
     """loss(alpha = 0) - loss(alpha = 1) over the examples of a fold, in isolation: mean and standard deviation, NaN or
-    None where they are not finite; the norm of the seed's last isolated gradient."""
+    None where they are not finite; the norm of the seed's last isolated gradient; the mean loss without the seed."""
 
     mean: float | None
     s: float | None
     gradient_norm: float | None = None
+    loss: float | None = None
 
 
 class Change(NamedTuple):
