@@ -213,7 +213,8 @@ def test_on_the_common_axis_no_run_is_cut_off(browser: Browser, tmp_path: Path) 
     browser.keep("axis")
     assert browser.console() == []
     labels = browser.run(
-        "const c = document.querySelector('.chart canvas'), p = c.getContext('2d').getImageData(0, 0, c.width, 40).data;"
+        "const c = document.querySelector('.chart canvas');"
+        "const p = c.getContext('2d').getImageData(0, 0, c.width, 40).data;"
         "return new Set(new Uint32Array(p.buffer)).size"
     )
     assert labels > 3  # the greatest loss lies within the topmost part of the chart

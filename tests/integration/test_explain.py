@@ -125,6 +125,14 @@ PROVOKED: dict[str, tuple[dict[str, Any], str]] = {
         "verdict.delta",
     ),
     "gate unlike the training data": ({"gate": unlike, "epochs": 8}, "draw gate_data at random"),
+    "gain not told": (
+        {"settings": settings(training={"learning_rate": 0.01}, verdict={"delta": 0.001, "alpha": 1e-3}), "epochs": 8},
+        "to tell so small a gain",
+    ),
+    "no gain so far": (
+        {"settings": settings(training={"learning_rate": 0.01}, verdict={"delta": 5.0}), "epochs": 8},
+        "train longer",
+    ),
     "training noise": (
         {
             "gate": many,

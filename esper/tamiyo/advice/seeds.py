@@ -45,6 +45,8 @@ def seeds(state: RunState) -> Iterator[Finding]:
         if finding is not None and finding.name not in seen:
             seen.add(finding.name)
             yield finding
+    if failed and not seen and len(failed) == len(judged):
+        yield _none_so_far(failed)
 
 
 def _verdict(seed: SeedState) -> Evidence | None:
@@ -137,7 +139,7 @@ def _fold(state: RunState, seed: SeedState, evidence: Evidence) -> Finding | Non
     assert z is not None
     threshold = needed(evidence).threshold
     if mean <= threshold:
-        return None
+        return _not_told(state, seed, evidence) if _upper(evidence) >= threshold else None
     enough = examples_needed(mean, s, n, sigma, z, threshold)
     if enough is None:
         numbers = {"gain": mean, "training noise": sigma, "z": z}
@@ -152,6 +154,31 @@ def _fold(state: RunState, seed: SeedState, evidence: Evidence) -> Finding | Non
     if enough <= n:
         return None
     return _few_examples(state, seed, mean, n, enough)
+
+
+def _not_told(state: RunState, seed: SeedState, evidence: Evidence) -> Finding:
+    """Its gain may be enough or not: so few examples do not say."""
+    threshold, mean = needed(evidence)
+    unsure, gain, n = mean - threshold, evidence.mean or 0.0, evidence.n or 0
+    enough = math.ceil(2 * n * (unsure / threshold) ** 2) if threshold else FARTHEST * n
+    numbers = {"gain": gain, "unsure": unsure, "asked for": threshold, "examples": n, "examples needed": enough}
+    what = (
+        f"{seed.name} gained {gain:.2g} give or take {unsure:.2g} on {n:,} gate examples, where {threshold:.2g} is "
+        "asked for: they cannot tell"
+    )
+    change = (
+        f"give gate_data of some {_round(FOLDS * enough):,} examples, with gate.folds={FOLDS}, to tell so small a gain"
+    )
+    return Finding("gain not told", what, change, numbers, seed=seed.name)
+
+
+def _none_so_far(failed: Sequence[tuple[SeedState, Evidence]]) -> Finding:
+    best = max(evidence.mean or 0.0 for _, evidence in failed)
+    least = min(needed(evidence).threshold for _, evidence in failed)
+    tried = "1 seed was" if len(failed) == 1 else f"{len(failed)} seeds were"
+    what = f"{tried} judged, and the best gained {best:.2g} where {least:.2g} is asked for"
+    numbers = {"seeds": len(failed), "best gain": best, "asked for": least}
+    return Finding("no gain so far", what, "train longer, so that other seeds are tried at other places", numbers)
 
 
 def _few_examples(state: RunState, seed: SeedState, mean: float, n: int, enough: int) -> Finding:
