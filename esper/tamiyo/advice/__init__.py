@@ -15,7 +15,7 @@ from esper.tamiyo.state import RunState
 
 __all__ = ["Course", "Finding", "advise", "course_of"]
 
-RULES: tuple[Callable[[RunState], Iterator[Finding]], ...] = (growth, seeds)
+RULES: tuple[Callable[[RunState], Iterator[Finding]], ...] = (seeds, growth)
 
 
 def advise(state: RunState, seen: Course | None = None) -> tuple[Finding, ...]:

@@ -61,7 +61,7 @@ def _used_up(state: RunState) -> Finding:
     numbers = {"germinated": born, "kept": kept, "policy.seeds": policy.seeds}
     renewal = policy.renewal or max(state.step, 1000)
     change = f"set policy.seeds={max(2 * born, 1)}, or policy.renewal={renewal} for as many again every {renewal} steps"
-    return Finding("seeds used up", what, change, numbers, 0)
+    return Finding("seeds used up", what, change, numbers)
 
 
 def _no_room(state: RunState, seen: Observation) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from esper.tamiyo.state import RunState, SeedState, settings_of
 SURE = 2.0  # standard errors that a slope has to lie from 0
 FARTHEST = 10  # times the present training that is still advised
 FOLDS = 3  # the fewest that gate data can have
+NOT_TOLD = "gain not told"  # is said where no other cause is
 JUDGED = 3  # verdicts that have to agree before something is said of the host
 
 
@@ -39,14 +40,15 @@ def seeds(state: RunState) -> Iterator[Finding]:
     if len(nothing) >= JUDGED and len(nothing) == len(judged):
         yield _large_enough(nothing)
         return
-    seen: set[str] = set()
+    found: dict[str, Finding] = {}
     for seed, evidence in sorted(failed, key=lambda each: -(each[1].mean or 0.0)):
         finding = _about(state, seed, evidence)
-        if finding is not None and finding.name not in seen:
-            seen.add(finding.name)
-            yield finding
-    if failed and not seen and len(failed) == len(judged):
-        yield _none_so_far(failed)
+        if finding is not None:
+            found.setdefault(finding.name, finding)
+    untold = found.pop(NOT_TOLD, None)
+    yield from found.values()
+    if not found and len(failed) == len(judged):
+        yield from [untold] if untold is not None else [_none_so_far(failed)] if failed else []
 
 
 def _verdict(seed: SeedState) -> Evidence | None:
@@ -169,7 +171,7 @@ def _not_told(state: RunState, seed: SeedState, evidence: Evidence) -> Finding:
     change = (
         f"give gate_data of some {_round(FOLDS * enough):,} examples, with gate.folds={FOLDS}, to tell so small a gain"
     )
-    return Finding("gain not told", what, change, numbers, seed=seed.name)
+    return Finding(NOT_TOLD, what, change, numbers, seed=seed.name)
 
 
 def _none_so_far(failed: Sequence[tuple[SeedState, Evidence]]) -> Finding:
