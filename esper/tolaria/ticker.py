@@ -45,7 +45,9 @@ class _Line:
         from rich.text import Text
 
         state, step = self._trainer.journal.latest, self._trainer.step
-        parts = [f"step {step:,}", f"{self._measured(step):.3g} steps/s"]
+        parts = [f"step {step:,}"]
+        if pace := self._measured(step):
+            parts.append(f"{pace:.3g} steps/s")
         if state.loss is not None:
             parts.append(f"loss {state.loss:.4g}")
         living = len(state.live_seeds())

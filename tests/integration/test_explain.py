@@ -182,6 +182,11 @@ def test_a_run_that_kept_a_seed_is_not_told_that_it_cannot_grow(tmp_path: Path) 
     assert not set(found) & {"no gate data", "no site", "warm-up", "no budget", "nothing to gain", "sites rest"}
 
 
+def test_who_wants_no_seeds_is_not_told_that_they_are_used_up(tmp_path: Path) -> None:
+    found = told(tmp_path, settings=settings(policy={"seeds": 0}))
+    assert not set(found) & {"seeds used up", "no budget", "sites rest"}
+
+
 def test_used_up_seeds_renew_after_the_steps_that_are_set(tmp_path: Path) -> None:
     def seeds(renewal: int) -> int:
         loop = Loop(

@@ -34,9 +34,9 @@ def growth(state: RunState) -> Iterator[Finding]:
         numbers: dict[str, float] = {"step": state.step, "warmup": settings.policy.warmup}
         what = f"the run is at step {state.step}, and no seed germinates before step {settings.policy.warmup}"
         yield Finding("warm-up", what, f"train longer, or set policy.warmup={max(state.step // 4, 0)}", numbers, 0)
-    elif not seen.seeds_left:
+    elif not seen.seeds_left and settings.policy.seeds:  # who sets 0 wants none
         yield _used_up(state)
-    else:
+    elif settings.policy.seeds:
         yield from _no_room(state, seen)
     if seen.trend is not None and seen.trend > FALLING and not state.seeds:
         numbers = {"trend": seen.trend}
