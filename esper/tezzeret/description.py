@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from esper.errors import ModelMismatch
+from esper.errors import ModelMismatch, UsageError
 from esper.events.codec import canonical_json
 from esper.tezzeret.graph import DTYPES, KernelGraph, parameters_of
 from esper.urza.operators import Part
@@ -61,7 +61,7 @@ def from_tensor(key: str, value: object) -> Description:
         parameters_of(description.graph)
         if not {description.dtype, description.graph.dtype} <= DTYPES.keys():
             raise _unusable(key, f"its dtype {description.dtype!r} is unknown")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ValidationError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ValidationError, UsageError) as error:
         raise _unusable(key, " ".join(str(error).split())[:200]) from error
     return description
 

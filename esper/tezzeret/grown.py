@@ -96,14 +96,16 @@ def _grow(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None
     if holds_live_seeds(model):
         raise UsageError("a run grows this model now; load the weights into a new one")
     _check(model, state, prefix, strict)
-    if {place: _essence(each.description()) for place, each in now.items()} == {
-        place: _essence(each) for place, each in wanted.items()
-    }:
+    has = {place: _essence(each.description()) for place, each in now.items()}
+    same = has == {place: _essence(each) for place, each in wanted.items()}
+    made = {} if same else {place: _made(model, *place, said) for place, said in wanted.items()}
+    for names, kernel in now.items() if same else ((each, kernel) for each, (kernel, _) in made.items()):
+        _check_seed(kernel, state, prefix + "".join(f"{name}." for name in names if name), strict)
+    if same:
         return
-    made = {place: _made(model, *place, said) for place, said in wanted.items()}
     strip(model)
-    for key, (kernel, place) in sorted(made.items(), key=lambda each: _number(each[0][1])):
-        join(model, kernel, place, key[1])  # in the order of training: sums of effects depend on it, in the last bit
+    for key, (kernel, at) in sorted(made.items(), key=lambda each: _number(each[0][1])):
+        join(model, kernel, at, key[1])  # in the order of training: sums of effects depend on it, in the last bit
 
 
 def _is_strict() -> bool:
@@ -145,6 +147,21 @@ def _made(model: nn.Module, exit: str, submodule: str, said: Description) -> tup
     like = next(model.parameters(), None) if like is None else like
     kernel = Kernel(said.graph, "cpu" if like is None else like.device)
     return kernel.to(DTYPES[said.dtype] if like is None else like.dtype), place
+
+
+def _check_seed(kernel: Kernel, state: Mapping[str, Any], prefix: str, strict: bool) -> None:
+    """Raise ModelMismatch where the tensors of a seed, whose names begin with ``prefix``, are not as it says."""
+    own = dict(kernel.named_parameters())
+    given = {key[len(prefix) :]: each for key, each in state.items() if key.startswith(prefix)}
+    for name, mine in own.items():
+        if name not in given and strict:
+            raise ModelMismatch(f"the weights have no {prefix}{name}, of a seed that they describe; save them again")
+        if name in given and given[name].shape != mine.shape:
+            shapes = f"{list(given[name].shape)}, and its seed says {list(mine.shape)}"
+            raise ModelMismatch(f"{prefix}{name} is {shapes}; take the weights from where they were saved again")
+    unknown = next((name for name in given if name not in own and name != _EXTRA), None)
+    if strict and unknown is not None:
+        raise ModelMismatch(f"{prefix}{unknown} is no tensor of its seed; take the weights from where they were saved")
 
 
 def _entry(said: Description, exit: str) -> str:

@@ -26,6 +26,7 @@ from esper.tezzeret.module import Placed
 from tests.growing import grow
 
 EXTRA = "2.esper_seed_2._extra_state"
+PARAMETER = "2.esper_seed_2.down.weight"
 
 
 class Block(nn.Module):
@@ -300,6 +301,12 @@ def altered(change: Callable[[dict[str, Any]], Any], digest: bool = True) -> dic
     return state
 
 
+def oversized(said: dict[str, Any]) -> None:
+    """A graph whose layers would take all memory there is."""
+    text = json.dumps(said["graph"]).replace('"out_size": ', '"out_size": 99999')
+    said["graph"] = json.loads(text)
+
+
 def without(name: str) -> dict[str, Tensor]:
     return {key: each for key, each in grown().state_dict().items() if key != name}
 
@@ -333,6 +340,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: grown().state_dict() | {"9.weight": torch.zeros(1)}, "it has no 9.weight"),
     (lambda: grow(nn.Sequential(nn.Linear(4, 9)), "0").state_dict(), r"0\.weight is \[9, 4\], in the model \[8, 4\]"),
     (moved, "a seed at '9', where the model has no module"),
+    (lambda: without(PARAMETER), f"the weights have no {PARAMETER}"),
+    (lambda: grown().state_dict() | {PARAMETER: torch.zeros(3)}, rf"{PARAMETER} is \[3\], and its seed says"),
+    (lambda: grown().state_dict() | {"2.esper_seed_2.more": torch.zeros(1)}, "seed_2.more is no tensor of its seed"),
+    (lambda: altered(oversized), "parameters are allowed|is \\[.*and its seed says"),
 ]  # fmt: skip
 
 
