@@ -428,9 +428,7 @@ class Simulation:
         rng = self.rng
         match question:
             case script.Trial():
-                return script.Gains(
-                    0.05 + rng.random() / 100, 0.1, rng.choice((1.0, 1.0, 1.0, None)), 1.5 + rng.random()
-                )
+                return script.Gains(0.05 + rng.random() / 100, 0.1, rng.choice((1.0, 1.0, 1.0, None)), 1.5)
             case script.BirthGradient():
                 return rng.choice((1.0,) * 9 + (None, 0.0))
             case script.Verdict():
