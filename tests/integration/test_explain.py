@@ -171,7 +171,7 @@ def test_threads_that_wait_for_busy_cores_are_told_of(tmp_path: Path) -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     torch.set_num_threads(2)
     try:
-        found = told(tmp_path, model=wide, loader=whole, settings=settings(boundary={"steps": 2}), epochs=60)
+        found = told(tmp_path, model=wide, loader=whole, settings=settings(boundary={"steps": 2}), epochs=30)
     finally:
         for each in busy:
             each.kill()
