@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from esper.errors import Fenced, RunEnded, TrainingFailed
 from esper.events.runs import CheckpointCommitted, MetricsLogged, RunCancelled, RunFailed, RunPaused
@@ -63,8 +64,10 @@ def begun(home: Path, **more: Any) -> Loop:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Logged:
-    home = tmp_path_factory.mktemp("whole")
+    home, threads = tmp_path_factory.mktemp("whole"), torch.get_num_threads()
+    torch.set_num_threads(1)
     train(begun(home))
+    torch.set_num_threads(threads)
     assert verify("run", events(home)).ok
     return logged(home)
 
