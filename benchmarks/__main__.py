@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.report import as_json, print_table, write_json
 
-NAMES = ("log", "dormant", "digest", "spine", "resume", "honesty")
+NAMES = ("log", "dormant", "digest", "spine", "logging_metrics", "resume", "honesty")
 ON_KAFKA = ("kafka", "training_on_kafka", "decisions")
 ON_SQL = ("sink", "recording", "questions", "rebuild")
 ALL = NAMES + ON_KAFKA + ON_SQL

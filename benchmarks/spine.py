@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import esper
-from benchmarks.dormant import bare_step, no_collection, ratios
+from benchmarks.dormant import bare_step, no_collection, ratios, stepping
 from benchmarks.report import Figure, at_most, temporary_home
 from esper.artifacts import open_store
 from esper.errors import DataUnavailable
@@ -170,7 +170,7 @@ def stages(task: Task) -> list[Figure]:
         runs = {stage: seeded(task, home, stage) for stage in STAGES}
         host = task.model(0)
         bare_one = partial(bare_step, host, task.optimizer(host), batch)
-        measured = ratios([bare_one, *(partial(run.step, batch) for run in runs.values())], STAGE_ROUNDS)
+        measured = ratios([bare_one, *(stepping(run, batch) for run in runs.values())], STAGE_ROUNDS)
         for run in runs.values():
             run.finish()
     return [

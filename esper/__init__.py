@@ -1,6 +1,7 @@
 """Esper trains PyTorch networks that grow while they train, and keeps the whole training as events on a log.
 
 ``esper.start`` begins a run, ``esper.resume`` goes on with one; both return a ``Run``, which drives the loop.
+``esper.load`` and ``esper.build`` put what was grown into a model, ``esper.connect`` reads runs.
 """
 
 from __future__ import annotations
@@ -12,13 +13,41 @@ from esper.errors import EsperError, RunEnded
 from esper.version import __version__
 
 if TYPE_CHECKING:
+    from esper.records import Connection, RunRecord, connect
     from esper.settings import Settings
-    from esper.tolaria import Run, resume, start
+    from esper.tezzeret.grown import growable
+    from esper.tezzeret.saved import build
+    from esper.tolaria import Run, load, resume, start
 
-__all__ = ["EsperError", "Run", "RunEnded", "Settings", "__version__", "resume", "start"]
+__all__ = [
+    "Connection",
+    "EsperError",
+    "Run",
+    "RunEnded",
+    "RunRecord",
+    "Settings",
+    "__version__",
+    "build",
+    "connect",
+    "growable",
+    "load",
+    "resume",
+    "start",
+]
 
 # Imported on first use: commands that only read the log need no torch.
-_LATER = {"Run": "esper.tolaria", "Settings": "esper.settings", "resume": "esper.tolaria", "start": "esper.tolaria"}
+_LATER = {
+    "Connection": "esper.records",
+    "Run": "esper.tolaria",
+    "RunRecord": "esper.records",
+    "Settings": "esper.settings",
+    "build": "esper.tezzeret.saved",
+    "connect": "esper.records",
+    "growable": "esper.tezzeret.grown",
+    "load": "esper.tolaria",
+    "resume": "esper.tolaria",
+    "start": "esper.tolaria",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -92,6 +92,9 @@ class Gate(Section):
 class Policy(Section):
     name: str = Field("heuristic", description="policy that decides: heuristic, or one that a package brings")
     seeds: Annotated[int, Field(ge=0)] = Field(8, description="seeds germinated in a run, at most; 0 never grows")
+    renewal: Annotated[int, Field(ge=0)] = Field(
+        20_000, description="steps after which as many seeds may germinate again; 0: never"
+    )
     budget: float = Field(1.0, ge=0, description="parameters that seeds may add, as a share of the host's")
     cooldown: Annotated[int, Field(ge=0)] = Field(0, description="steps to wait after a germination")
     warmup: Annotated[int, Field(ge=0)] = Field(100, description="steps before the first germination")
@@ -110,6 +113,10 @@ class Governor(Section):
     rollbacks: Positive = Field(2, description="rollbacks tolerated within the window")
     window: Positive = Field(200, description="steps in which they are counted")
     spike: float = Field(6.0, gt=0, description="standard deviations above the recent losses that raise an alarm")
+
+
+BEFORE: dict[str, Values] = {"policy": {"renewal": 0}}
+"""What runs did that were begun before there was a setting, where that is not its default."""
 
 
 class _Environment(EnvSettingsSource):
@@ -172,11 +179,18 @@ def settings_from(assignments: Iterable[str] = (), base: Iterable[str] = ()) -> 
 
 
 def settings_with(values: Mapping[str, Any]) -> Settings:
-    """The settings with ``values`` (nested: ``{"boundary": {"steps": 50}}``) on top of the environment and the
-    defaults. Raises UsageError."""
-    merged = _environment()
-    _merge(merged, values)
+    """The settings with ``values`` (``{"boundary": {"steps": 50}}`` or ``{"boundary.steps": 50}``) on top of the
+    environment and the defaults. Raises UsageError."""
+    merged, paths = _environment(), option_paths()
+    for name, value in values.items():
+        section, _, option = name.partition(".")
+        _merge(merged, {section: {option: value}} if name in paths else {name: value})
     return _checked(merged)
+
+
+def check_environment() -> None:
+    """Raise UsageError for an environment variable that looks like a setting and is none."""
+    _environment()
 
 
 def settings_from_json(text: str) -> Settings:
@@ -188,7 +202,7 @@ def settings_from_json(text: str) -> Settings:
     sections: Values = {}
     for name, field in Settings.model_fields.items():
         try:
-            sections[name] = _section(field.annotation).model_validate(recorded.get(name, {}))
+            sections[name] = _section(field.annotation).model_validate(BEFORE.get(name, {}) | recorded.get(name, {}))
         except ValidationError as error:
             reason = _first(error, name)
             raise RunUnusable(f"the run's settings are not for this version of Esper: {reason}") from error
@@ -222,7 +236,11 @@ def _section(annotation: Any) -> type[Section]:
 
 def _environment() -> Values:
     prefix = "ESPER_"
+    single = {f"{prefix}{path.replace('.', '_')}".upper(): path for path in option_paths()}
     for variable in os.environ:
+        if variable in single:
+            right = f"{prefix}{single[variable].replace('.', '__')}".upper()
+            raise UsageError(f"environment variable {variable} sets nothing; did you mean {right}?")
         path = variable.removeprefix(prefix).replace("__", ".").lower()
         if variable.startswith(prefix) and "." in path and path not in option_paths():
             raise UsageError(f"environment variable {variable}: {_unknown(path)}")

@@ -19,7 +19,7 @@ from esper.tamiyo.policies import newest
 from esper.tamiyo.policy import Decision, Policy
 from esper.tamiyo.remote import Questions, proposals
 from esper.tamiyo.rules import checkpoints, decider, script
-from esper.tamiyo.state import RunState
+from esper.tamiyo.state import ENDED, RunState
 
 T = TypeVar("T")
 
@@ -262,9 +262,10 @@ def simulate(rng: random.Random, boundaries: int = 25, *assignments: str, end: b
 
 class Simulation:
     """A trainer without a model: answers what the rules ask as ``rng`` draws. ``trouble`` is a factor of the odds of
-    failures, alarms, culls, accidents and interruptions."""
+    failures, alarms, culls, accidents and interruptions; ``named_afterwards``: whether commands come after the end."""
 
     trouble = 1.0
+    named_afterwards = False
 
     def __init__(self, rng: random.Random, *assignments: str) -> None:
         defaults = ("training.steps=30", "blending.steps=20", "blending.holding_steps=20", "verdict.measurements=2")
@@ -288,17 +289,37 @@ class Simulation:
             if rng.random() < self.trouble * 0.05 and number > 1 and history.state.status == "running":
                 self._interrupt(step - 1)
             if history.state.status != "running" or self._boundary(step) == "stop":
-                return history
+                break
+            if number % 3 == 0:
+                values = {
+                    "names": ("accuracy", "loss"),
+                    "metrics": (0, 1, 0),
+                    "values": (0.5, 1.0 / number, number / 100),
+                }
+                history.add(runs.MetricsLogged(**values, steps=(step - 5, step - 5, step)))
             if rng.random() < 0.2:
                 self._checkpoint(step, [checkpoints.EPOCH])
             self._commit(rng.randint(0, len(self._taken)))
-        self._commit()
-        if end:
+        else:
+            self._commit()
+        if end and history.state.status == "running":
             done = runs.RunCompleted(
                 step=10 * boundaries, final_loss=1.0, test={"accuracy": 0.5}, parameters_digest="ff", seeds={}
             )
             self._carry_out(decider.completion(history.state, done))
+        if self.named_afterwards and history.state.status in ENDED:
+            self._afterwards()
         return history
+
+    def _afterwards(self) -> None:
+        """A name for a run that is over, and a command that comes too late."""
+        self.history.epoch += 1
+        step = self.history.state.step
+        for kind in ("rename", "pause"):
+            self._commands = [
+                script.Command(signal_id(RUN, "test", f"{kind} at the end of {step}"), kind, None, "test")
+            ]
+            self._carry_out(decider.afterwards(self.history.state))
 
     def _carry_out(self, rules: script.Script[T]) -> T:
         return self.history.carry_out(rules, self._answer)
@@ -381,6 +402,8 @@ class Simulation:
             forged = "its id is not that of its issuer and nonce in this run, 1" if rng.random() < 0.1 else None
             made.append(script.Command(signal_id(RUN, "test", f"{step}/{number}"), kind, seed, "test", forged))
         self._told += made
+        if step % 70 == 0:
+            made.append(script.Command(signal_id(RUN, "test", f"{step}/tag"), "tag", None, "test"))
         again = [rng.choice(self._told)] if self._told and rng.random() < 0.1 else []
         return [*made, *again]
 
@@ -405,7 +428,7 @@ class Simulation:
         rng = self.rng
         match question:
             case script.Trial():
-                return script.Gains(0.05 + rng.random() / 100, 0.1, rng.choice((1.0, 1.0, 1.0, None)))
+                return script.Gains(0.05 + rng.random() / 100, 0.1, rng.choice((1.0, 1.0, 1.0, None)), 1.5)
             case script.BirthGradient():
                 return rng.choice((1.0,) * 9 + (None, 0.0))
             case script.Verdict():
@@ -418,6 +441,9 @@ class Simulation:
                 return script.NotCompiled("too large") if rng.random() < 0.15 else script.Compiled(f"kernel of {seed}")
             case script.NextCommand():
                 return self._commands.pop(0) if self._commands else None
+            case script.Description():
+                state = self.history.state
+                return runs.RunDescribed(name=f"at {state.step}", tags=(*state.tags, "t")[-2:], notes=state.notes)
             case script.PolicyNamed(name):
                 return newest(name)
             case script.NextProposal(about):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 HOSTILE = (
@@ -40,6 +41,8 @@ def empty(steps: int = 0) -> dict[str, list[dict[str, Any]]]:
         "time": [{"mean": None, "median": None, "boundaries": None}],
         "lost": [{"dropped": 0, "unreadable": 0}],
         "checkpoints": [{"committed": 0, "bytes": 0, "seconds": None}],
+        "about": [{"name": "", "tags": [], "notes": "", "params": "", "metrics": 0}],
+        "metrics": [],
         **{name: [] for name in _NONE},
     }
 
@@ -103,6 +106,14 @@ def full(name: str = "fc1", steps: int = 1000) -> dict[str, list[dict[str, Any]]
     found["loss"] = [{"x": x, "low": 0.1, "high": 1.0, "mean": 0.5, "broken": 0} for x in range(0, steps, 10)]
     found["norms"] = [
         {"x": x, "line": line, "value": 0.5 + x / steps} for x in range(0, steps, 20) for line in ("", name)
+    ]
+    found["about"] = [
+        {"name": name, "tags": [name, "b"], "notes": name, "params": json.dumps({name: {"lr": 0.1}}), "metrics": 3}
+    ]
+    found["metrics"] = [
+        {"metric": metric, "x": x, "value": x / steps}
+        for metric in (name, "val/accuracy")
+        for x in range(0, steps, 100)
     ]
     return found
 

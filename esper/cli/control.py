@@ -15,7 +15,7 @@ from esper.cli.output import print_json
 from esper.cli.reading import log_with, state_of
 from esper.errors import RunUnusable, UsageError
 from esper.events.signals import CommandIssued
-from esper.log.port import Log
+from esper.log.port import Log, Position
 from esper.log.records import signal_record
 from esper.tamiyo.state import RunState
 
@@ -78,13 +78,21 @@ def _open_run(place: Place, run_id: str) -> tuple[Log, RunState]:
     return log, state
 
 
-def _send(place: Place, log: Log, run_id: str, command: str, seed: str | None, reason: str, words: str) -> None:
-    issuer = f"{getpass.getuser()}@{socket.gethostname()}"
-    content = CommandIssued(command=command, seed=seed, issuer=issuer, nonce=str(uuid.uuid4()), reason=reason)
+def issued(command: str, seed: str | None = None, reason: str = "", value: str | None = None) -> CommandIssued:
+    """A command of this user."""
+    issuer, nonce = f"{getpass.getuser()}@{socket.gethostname()}", str(uuid.uuid4())
+    return CommandIssued(command=command, seed=seed, issuer=issuer, nonce=nonce, reason=reason, value=value)
+
+
+def send(log: Log, run_id: str, content: CommandIssued) -> tuple[str, Position]:
+    """The signal's id, and where it lies."""
     record = signal_record(run_id, content, writer=f"cli/{socket.gethostname()}/{os.getpid()}", time=datetime.now(UTC))
-    position = log.signal(record)
+    return dict(record.headers)["ce_id"].decode(), log.signal(record)
+
+
+def _send(place: Place, log: Log, run_id: str, command: str, seed: str | None, reason: str, words: str) -> None:
+    identity, position = send(log, run_id, issued(command, seed, reason))
     if place.json:
-        identity = dict(record.headers)["ce_id"].decode()
         print_json({"run_id": run_id, "command": command, "seed": seed, "id": identity, "position": str(position)})
         return
     click.echo(

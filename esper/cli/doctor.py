@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from esper.version import __version__
 
 _SAFE_SQLITE = (3, 51, 3)
 _ROOM = 2**30  # bytes that a run with its checkpoints may well need
+SLOWER = 1.5  # times as long with several threads as with one: more than what measuring varies by
 _NEEDED = ("numpy", "safetensors", "fastavro", "pydantic", "pydantic_settings", "click", "rich")
 
 
@@ -66,6 +68,44 @@ def _torch(place: Place) -> Iterator[Finding]:
         return
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device, the CPU is used"
     yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads, {cuda}")
+
+
+def _threads(place: Place) -> Iterator[Finding]:
+    """Steps of a small network with one thread and with all: threads that wait for busy cores can be far slower."""
+    try:
+        import torch
+    except (ImportError, OSError):
+        return
+    all_of_them = torch.get_num_threads()
+    if all_of_them == 1:
+        yield Finding("threads", "ok", "1, so none waits for another")
+        return
+    try:
+        one, several = (min(_step_ms(count) for _ in range(3)) for count in (1, all_of_them))
+    finally:
+        torch.set_num_threads(all_of_them)
+    told = f"a small step takes {one:.2f} ms with 1 thread, {several:.2f} ms with {all_of_them}"
+    remedy = "the cores are busy, or the steps too small to share: set OMP_NUM_THREADS=1, or torch.set_num_threads(1)"
+    slower = several > SLOWER * one
+    yield Finding("threads", "warning" if slower else "ok", told, remedy if slower else "")
+
+
+def _step_ms(threads: int) -> float:
+    """Milliseconds that a forward and backward of three layers of 256 units on 64 examples take."""
+    import torch
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)  # the global one is not ours
+    weights = [torch.randn(256, 256, generator=generator).requires_grad_() for _ in range(3)]
+    x = torch.randn(64, 256, generator=generator)
+    steps = 30
+    began = time.perf_counter()
+    for _ in range(steps):
+        y = x
+        for weight in weights:
+            y = torch.tanh(y @ weight / 16)
+        torch.autograd.grad(y.square().mean(), weights)
+    return 1000 * (time.perf_counter() - began) / steps
 
 
 def _packages(place: Place) -> Iterator[Finding]:
@@ -198,4 +238,4 @@ def _digits() -> object:
     return digits.data_file()
 
 
-_LOOKS = (_python, _torch, _packages, _sqlite, _adapters, _kafka, _registry, _java, _home, _data)
+_LOOKS = (_python, _torch, _threads, _packages, _sqlite, _adapters, _kafka, _registry, _java, _home, _data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, get_args
 
@@ -25,6 +25,7 @@ from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
 
 _TYPES: dict[str, type] = {name_of(content): content for content in get_args(RunContent)}
+METRICS = 20  # that `show` tells of
 _LAST = (run_events.RunCompleted, run_events.RunFailed, run_events.RunCancelled)
 
 
@@ -43,8 +44,11 @@ def runs(place: Place) -> int:
     elif not told:
         click.echo(f"there are no runs in {place.log} yet; esper train --task digits begins one")
     else:
-        columns = ("run", "status", "task", "steps", "loss", "seeds", "events", "begun")
-        print_table(columns, [_row(run) for run in told])
+        columns = ("run", "status", "name", "task", "steps", "loss", "seeds", "events", "begun")
+        unnamed = not any(run.get("name") for run in told)
+        left_out = columns.index("name") if unnamed else len(columns)
+        rows = [(*row[:left_out], *row[left_out + 1 :]) for row in (columns, *map(_row, told))]
+        print_table(rows[0], rows[1:])
     for run in unreadable:
         click.echo(f"esper: {run['error']}", err=True)
     return 1 if unreadable else 0
@@ -69,6 +73,8 @@ def _run(log: Log, run_id: str) -> dict[str, Any]:
         "run_id": run_id,
         "status": state.status,
         "steps": state.step,
+        "name": state.name,
+        "tags": state.tags,
         "task": task_name(state),
         "loss": state.last_loss(),
         "seeds": state.stages(),
@@ -80,13 +86,14 @@ def _run(log: Log, run_id: str) -> dict[str, Any]:
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:
     if "error" in run:
-        return (run["run_id"], "unreadable", "", "", "", "", "", "")
+        return (run["run_id"], "unreadable", "", "", "", "", "", "", "")
     loss = "" if run["loss"] is None else f"{run['loss']:.4g}"
     seeds = ", ".join(f"{count} {stage.lower()}" for stage, count in run["seeds"].items())
     begun = f"{run['begun'].astimezone():%Y-%m-%d %H:%M}"
     return (
         run["run_id"],
         run["status"],
+        run["name"] or "",
         run["task"] or "(Python)",
         f"{run['steps']:,}",
         loss,
@@ -112,6 +119,8 @@ def show(place: Place, run_id: str, sequence: int | None, step: int | None) -> N
     click.echo(summary_line(state))
     if state.cause:
         click.echo(f"  because     {state.cause}")
+    for label, told in _said_of(state):
+        click.echo(f"  {label:<11} {told}")
     click.echo(f"  task        {task_name(state) or 'begun from Python'}, seed {state.seed}, {state.optimizer}")
     click.echo(f"  at          step {state.step:,} of epoch {state.epoch}, event {state.sequence:,}")
     click.echo(f"  seeds       {seeds_line(state)}; {state.decisions:,} decisions, {len(state.rollbacks)} rollbacks")
@@ -121,12 +130,36 @@ def show(place: Place, run_id: str, sequence: int | None, step: int | None) -> N
     print_seeds(state)
 
 
+def _said_of(state: RunState) -> Iterator[tuple[str, str]]:
+    """What the user says of the run, as far as it was said, in lines with labels."""
+    yield from (("name", state.name),) if state.name else ()
+    yield from (("tags", ", ".join(state.tags)),) if state.tags else ()
+    yield from (("notes", " ".join(state.notes.split())),) if state.notes else ()
+    if state.params:
+        yield "params", ", ".join(f"{key}={json.dumps(value)}" for key, value in json.loads(state.params).items())
+    for number, (name, metric) in enumerate(state.metrics.items()):
+        if number == METRICS:
+            yield "", f"... and {len(state.metrics) - METRICS} more metrics"
+            break
+        label = "" if number else "metrics"
+        yield (
+            label,
+            f"{name} {metric.value:.4g}, least {metric.least:.4g} at step {metric.least_step:,}, "
+            f"greatest {metric.most:.4g} at step {metric.most_step:,}",
+        )
+
+
 def _shown(state: RunState) -> dict[str, Any]:
     return {
         "run_id": state.run_id,
         "status": state.status,
         "steps": state.step,
         "sequence": state.sequence,
+        "name": state.name,
+        "tags": state.tags,
+        "notes": state.notes,
+        "params": None if state.params is None else json.loads(state.params),
+        "metrics": state.metrics,
         "digest": state.digest_of_state(),
         "seeds": [
             {

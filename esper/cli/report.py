@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from esper.cli.options import Place, common
 from esper.cli.output import print_json
 from esper.cli.reading import existing_log
 from esper.nissa.embedded import Embedded, analytics_url
+from esper.records import connect
+from esper.tamiyo.advice import Finding
+
+
+def _advice(place: Place, run_ids: Iterable[str]) -> dict[str, tuple[Finding, ...]]:
+    """What the log says to do, of the runs that it still has: a database may hold more."""
+    with connect(place.home, place.log) as connection:
+        kept = {run.run_id for run in connection.runs()}
+        return {run_id: connection.run(run_id).advice() for run_id in run_ids if run_id in kept}
 
 
 @click.command()
@@ -37,7 +47,7 @@ def report(place: Place, run_ids: tuple[str, ...], out: Path) -> None:
 
     with Embedded(analytics_url(place.home), lambda: existing_log(place)) as database:
         found = {run_id: gather(database.answer, run_id) for run_id in run_ids}
-    text = page(found, datetime.now(UTC))
+    text = page(found, datetime.now(UTC), _advice(place, run_ids))
     out.write_text(text, "utf-8")
     if place.json:
         print_json({"runs": list(found), "file": str(out), "bytes": len(text.encode())})

@@ -149,6 +149,7 @@ class _Parts:
             "state": {"scheduler": self.scheduler},
             "home": place.home,
             "log": place.log,
+            "progress": False,  # the command has one of its own
         }
 
 

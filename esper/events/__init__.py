@@ -8,6 +8,8 @@ from esper.events.envelope import Envelope, Event
 RunContent = (
     runs.RunStarted
     | runs.RunResumed
+    | runs.RunDescribed
+    | runs.MetricsLogged
     | runs.RunPaused
     | runs.RunCompleted
     | runs.RunFailed

@@ -91,7 +91,8 @@ class Trial:
     """One isolated measurement of a seed in TRAINING: mean and standard deviation, over ``n`` gate
     examples of ``fold``, of loss(alpha = 0) - loss(alpha = 1).
 
-    ``gradient_norm`` is that of the seed's last isolated gradient; None if it was not finite.
+    ``gradient_norm`` is that of the seed's last isolated gradient; None if it was not finite. ``loss`` is the mean of
+    loss(alpha = 0); None in older events.
     """
 
     seed: str
@@ -100,6 +101,7 @@ class Trial:
     mean: float
     s: float
     gradient_norm: float | None
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +145,8 @@ class RunStarted:
     """A run began: all that is needed to start it again. ``task`` is canonical JSON, None from Python.
 
     ``rules`` numbers the rules by which it decides for its whole life; ``state_digests`` names the algorithm of
-    ``BoundaryReached.digest`` and ``tensors``.
+    ``BoundaryReached.digest`` and ``tensors``. ``params`` are the user's own, canonical JSON of an object;
+    ``best`` names the metric whose best checkpoint is kept, such as ``accuracy:max``.
     """
 
     task: str | None
@@ -159,6 +162,11 @@ class RunStarted:
     clip_norm: float | None = None
     rules: int = 1
     state_digests: str = "sha256"
+    params: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+    best: str | None = None
     measured: Measured | None = None
 
 
@@ -172,6 +180,30 @@ class RunResumed:
     environment: Environment
     notes: tuple[str, ...]
     reopened: bool = False
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDescribed:
+    """What people call the run from now on: all of it, whatever part was changed. It may come after the run's end."""
+
+    name: str | None
+    tags: tuple[str, ...]
+    notes: str | None
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsLogged:
+    """What the program measured and logged since such an event was last written, as parallel arrays.
+
+    Value i was logged after step ``steps[i]`` as ``names[metrics[i]]``.
+    """
+
+    names: tuple[str, ...]
+    metrics: tuple[int, ...]
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
     measured: Measured | None = None
 
 

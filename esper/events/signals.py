@@ -10,13 +10,15 @@ from esper.events.runs import Alternative, Measured
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandIssued:
-    """A person or program asks a run to pause, stop or cull a seed. One nonce of one issuer is one command."""
+    """A person or program asks a run to pause, stop or cull a seed, or to bear another name, tag or note (``value``).
+    One nonce of one issuer is one command."""
 
     command: str
     seed: str | None
     issuer: str
     nonce: str
     reason: str
+    value: str | None = None
     measured: Measured | None = None
 
 

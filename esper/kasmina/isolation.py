@@ -17,7 +17,7 @@ from esper.kasmina.losses import Loss, per_example
 from esper.kasmina.span import Span
 from esper.kasmina.trace import without_trace
 
-__all__ = ["gate_gain", "isolated", "isolated_gradients", "without_trace"]
+__all__ = ["gate_losses", "isolated", "isolated_gradients", "without_trace"]
 
 
 @contextmanager
@@ -62,8 +62,10 @@ def isolated_gradients(
     return value, list(gradients)
 
 
-def gate_gain(model: nn.Module, loss: Loss, batches: Sequence[Any], span: Span, kernel: nn.Module) -> Tensor:
-    """loss(alpha = 0) - loss(alpha = 1) of every gate example, [n] float64 on the CPU; leaves no trace."""
+def gate_losses(
+    model: nn.Module, loss: Loss, batches: Sequence[Any], span: Span, kernel: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """loss(alpha = 0) and loss(alpha = 1) of every gate example, each [n] float64 on the CPU; leaves no trace."""
     without = evaluate(model, loss, batches)
     with isolated(span, kernel, grad=False):
-        return without - evaluate(model, loss, batches)
+        return without, evaluate(model, loss, batches)

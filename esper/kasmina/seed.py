@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from esper.kasmina.effect import Effect, attach, full, is_ours
+from esper.kasmina.effect import Effect, attach, full, is_ours, kernels_of
 from esper.kasmina.optimizers import group_of, make_like, sync
 from esper.kasmina.sites import SEED_PREFIX, Site
 from esper.kasmina.span import Span
@@ -114,6 +114,12 @@ def holds_seeds(model: nn.Module) -> bool:
         or any(name.startswith(SEED_PREFIX) for name in module._modules)
         for module in model.modules()
     )
+
+
+def holds_live_seeds(model: nn.Module) -> bool:
+    """Whether a run's seed has an effect on ``model`` without being a part of it."""
+    parts = {id(each) for each in model.modules()}
+    return any(id(kernel) not in parts for kernel in kernels_of(model.modules()))
 
 
 def strip(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -134,6 +135,15 @@ def with_calls(sites: Sequence[Site], counts: Mapping[str, int]) -> list[Site]:
 def with_reasons(sites: Sequence[Site], reasons: Sequence[str | None]) -> list[Site]:
     """``sites`` with these reasons, one for each."""
     return [replace(site, reason=reason) for site, reason in zip(sites, reasons, strict=True)]
+
+
+def without_sites(sites: Sequence[Site]) -> str | None:
+    """Why no seed can grow at any of ``sites``, in words; None if one can."""
+    if any(site.reason is None for site in sites):
+        return None
+    counted = Counter(str(site.reason) for site in sites)
+    told = [f"{count} x {reason}" if count > 1 else reason for reason, count in counted.most_common(5)]
+    return "; ".join([*told, *(["..."] if len(counted) > 5 else [])]) or "it has no layers"
 
 
 def site_table(sites: Sequence[Site], costs: Mapping[str, Sequence[int]]) -> SiteTable:

@@ -31,6 +31,8 @@ TABLES = {
         "checkpoints",
         "resumes",
         "rollbacks",
+        "descriptions",
+        "metrics",
     ),
     ASSETS: ("kernels", "kernel_gates", "blueprints"),
 }
@@ -82,7 +84,22 @@ def _started(event: Event, key: str, started: runs.RunStarted) -> Iterator[Row]:
         },
     )
     yield "attempt_starts", {**at, "epoch": event.envelope.epoch, "from_step": 1, "cause": "started"}
+    yield "descriptions", {**_said(event, key, started), "params": started.params or ""}
     yield from _sites(event, key, started.sites)
+
+
+def _said(event: Event, key: str, said: runs.RunStarted | runs.RunDescribed) -> Values:
+    return {**_of_run(event, key), "name": said.name or "", "tags": list(said.tags), "notes": said.notes or ""}
+
+
+def _described(event: Event, key: str, described: runs.RunDescribed) -> Iterator[Row]:
+    yield "descriptions", {**_said(event, key, described), "params": ""}
+
+
+def _logged(event: Event, key: str, logged: runs.MetricsLogged) -> Iterator[Row]:
+    at = _of_run(event, key)
+    for metric, step, value in zip(logged.metrics, logged.steps, logged.values, strict=True):
+        yield "metrics", {**at, "metric": logged.names[metric], "step": step, "value": value}
 
 
 def _resumed(event: Event, key: str, resumed: runs.RunResumed) -> Iterator[Row]:
@@ -219,6 +236,8 @@ def _seconds(content: Any) -> float | None:
 _MAKERS: dict[type, Callable[[Event, str, Any], Iterator[Row]]] = {
     runs.RunStarted: _started,
     runs.RunResumed: _resumed,
+    runs.RunDescribed: _described,
+    runs.MetricsLogged: _logged,
     runs.RolledBack: _rolled_back,
     runs.RunCompleted: _ended("completed", lambda end: end.final_loss, lambda end: ""),
     runs.RunFailed: _ended("failed", lambda end: None, lambda end: end.cause),

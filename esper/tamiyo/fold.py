@@ -14,7 +14,7 @@ from typing import Any
 from esper.errors import SequenceGap
 from esper.events import Event, RunContent, runs
 from esper.kasmina.stages import IllegalMove, Stage, move
-from esper.tamiyo.state import Rejection, RunState, SeedState
+from esper.tamiyo.state import MetricState, Rejection, RunState, SeedState
 
 WINDOW = 20  # boundary losses kept for the governor
 
@@ -83,6 +83,23 @@ def _started(state: RunState, event: runs.RunStarted) -> None:
     state.clip_norm, state.rules = event.clip_norm, event.rules
     state.environment, state.parameters_digest = event.environment, event.parameters_digest
     state.state_digests = event.state_digests
+    state.params, state.best = event.params, event.best
+    _described(state, event)
+
+
+def _described(state: RunState, event: runs.RunStarted | runs.RunDescribed) -> None:
+    state.name, state.tags, state.notes = event.name, event.tags, event.notes
+
+
+def _logged(state: RunState, event: runs.MetricsLogged) -> None:
+    if not len(event.metrics) == len(event.steps) == len(event.values):
+        raise IllegalMove("metrics were logged in arrays of different lengths")
+    for index, step, value in zip(event.metrics, event.steps, event.values, strict=True):
+        if not 0 <= index < len(event.names):
+            raise IllegalMove(f"a value was logged of metric {index}, of {len(event.names)}")
+        name = event.names[index]
+        known = state.metrics.get(name)
+        state.metrics[name] = MetricState.first(step, value) if known is None else known.then(step, value)
 
 
 def _resumed(state: RunState, event: runs.RunResumed) -> None:
@@ -247,6 +264,8 @@ def _alert(state: RunState, event: runs.AlertRaised) -> None:
 HANDLERS: dict[type, Callable[[RunState, Any], None]] = {
     runs.RunStarted: _started,
     runs.RunResumed: _resumed,
+    runs.RunDescribed: _described,
+    runs.MetricsLogged: _logged,
     runs.RunPaused: _paused,
     runs.RunCompleted: _completed,
     runs.RunFailed: _failed,
@@ -266,5 +285,6 @@ HANDLERS: dict[type, Callable[[RunState, Any], None]] = {
 CHANGED: dict[type, tuple[str, ...]] = {  # the dicts that a handler changes in place
     runs.BoundaryReached: ("measured", "seeds"),
     runs.SeedTransitioned: ("seeds", "born"),
+    runs.MetricsLogged: ("metrics",),
 }
 SHARED = frozenset(name for names in CHANGED.values() for name in names)

@@ -61,6 +61,8 @@ class LoggedAnswers:
                 return self._compiled(seed)
             case script.NextCommand():
                 return self._command()
+            case script.Description():
+                return self._description()
             case script.PolicyNamed():
                 return self._policy()
             case script.NextProposal(about):
@@ -79,7 +81,7 @@ class LoggedAnswers:
         found = next((each for each in trials if each.seed == seed), None)
         if found is None:
             return script.Gains(math.nan, math.nan)
-        return script.Gains(found.mean, found.s, found.gradient_norm)
+        return script.Gains(found.mean, found.s, found.gradient_norm, found.loss)
 
     def _evidence(self, seed: str, gate: str) -> runs.Evidence:
         content = self._next
@@ -112,6 +114,13 @@ class LoggedAnswers:
         said = content.reason if isinstance(content, runs.CommandRejected) else ""
         forged = said if said.startswith(FORGED) else None
         return script.Command(content.command, content.kind, content.seed, content.issuer, forged)
+
+    def _description(self) -> runs.RunDescribed:
+        content = self._next
+        if not isinstance(content, runs.RunDescribed):
+            rule = "a name, tag or note that was accepted"
+            raise NotOnTheLog(rule, f"{_told(content)}, where the run's description had to come")
+        return content
 
     def _policy(self) -> Policy:
         content = self._next

@@ -78,7 +78,8 @@ def observe(state: RunState) -> Observation:
     policy = settings.policy
     parameters_left = _parameters_left(state, policy.budget)
     since_birth = None if state.last_birth is None else state.step - state.last_birth
-    seeds_left = max(policy.seeds - sum(state.born.values()), 0)
+    allowed = policy.seeds * (1 + state.step // policy.renewal if policy.renewal else 1)
+    seeds_left = max(allowed - sum(state.born.values()), 0)
     warmup_left = max(policy.warmup - state.step, 0)
     cooldown_left = 0 if since_birth is None else max(policy.cooldown - since_birth, 0)
     live = Counter(seed.stage.value for seed in state.live_seeds())

@@ -29,8 +29,9 @@ from esper.kasmina.stages import LIVE, Stage
 from esper.settings import Settings, settings_from_json
 
 Status = Literal["running", "paused", "completed", "failed", "cancelled"]
+ENDED = ("completed", "failed", "cancelled")
 
-FOLD = 2
+FOLD = 3
 """The number of this fold, raised whenever a state has another ``digest_of_state`` than before for the same events."""
 
 MEASUREMENTS = tuple(name for name in Health.__dataclass_fields__ if name != "site")
@@ -87,6 +88,38 @@ class Rejection:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class MetricState:
+    """What was logged of one metric: its last value, its least and its greatest, with the steps after which they were
+    logged (the first of equal ones); how often it was logged. NaN is never least or greatest unless nothing else is."""
+
+    step: int
+    value: float
+    least_step: int
+    least: float
+    most_step: int
+    most: float
+    count: int = 1
+
+    @classmethod
+    def first(cls, step: int, value: float) -> MetricState:
+        return cls(step, value, step, value, step, value)
+
+    def then(self, step: int, value: float) -> MetricState:
+        """With one more value."""
+        least, most = self.least, self.most
+        lower, higher = value < least or least != least, value > most or most != most
+        return MetricState(
+            step,
+            value,
+            step if lower else self.least_step,
+            value if lower else least,
+            step if higher else self.most_step,
+            value if higher else most,
+            self.count + 1,
+        )
+
+
 @dataclass(slots=True)
 class RunState:
     """A run after its first ``sequence`` events. Treat as immutable: ``fold`` returns a new one."""
@@ -132,6 +165,12 @@ class RunState:
     alerts: int = 0
     final_loss: float | None = None
     test: dict[str, float] = field(default_factory=dict)
+    params: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+    best: str | None = None
+    metrics: dict[str, MetricState] = field(default_factory=dict)  # by name, in the order of their first values
 
     @property
     def attempt(self) -> int:
@@ -183,7 +222,7 @@ class RunState:
         return {stage.value: counted[stage] for stage in Stage if counted[stage]}
 
     def last_loss(self) -> float | None:
-        """The last loss that is known: a completed run's, else the mean before the last boundary."""
+        """The mean training loss since the last boundary, for a run that is over, else before it."""
         return self.loss if self.final_loss is None else self.final_loss
 
     def summary(self) -> dict[str, Any]:

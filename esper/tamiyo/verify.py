@@ -25,7 +25,7 @@ from esper.tamiyo.rules import decider
 from esper.tamiyo.rules.between import Between
 from esper.tamiyo.rules.inputs import INPUTS
 from esper.tamiyo.rules.script import KernelJudged, KernelWanted, Put, Script
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.state import ENDED, RunState, settings_of
 
 T = TypeVar("T")
 MEASURED = frozenset(("measured",))
@@ -81,26 +81,32 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
 def transactions(events: Iterable[Event]) -> Iterator[deque[Event]]:
     """The events of a run, those together that the rules decide together: a boundary's, a rollback's, or one alone."""
     found: deque[Event] = deque()
+    over = False
     for event in events:
-        if found and isinstance(event.content, _STARTS):
+        starts = _STARTS | _AFTERWARDS if over else _STARTS
+        if found and isinstance(event.content, starts):
             yield found
             found = deque()
         found.append(event)
+        over = over or isinstance(event.content, _ENDS)
     if found:
         yield found
 
 
 _STARTS = (
-    runs.RunStarted,
-    runs.RunResumed,
-    runs.RunPaused,
-    runs.RunCompleted,
-    runs.RunFailed,
-    runs.BoundaryReached,
-    runs.RolledBack,
-    runs.CheckpointCommitted,
-    runs.CheckpointRetired,
+    runs.RunStarted
+    | runs.RunResumed
+    | runs.MetricsLogged
+    | runs.RunPaused
+    | runs.RunCompleted
+    | runs.RunFailed
+    | runs.BoundaryReached
+    | runs.RolledBack
+    | runs.CheckpointCommitted
+    | runs.CheckpointRetired
 )
+_ENDS = runs.RunCompleted | runs.RunFailed | runs.RunCancelled
+_AFTERWARDS = runs.CommandAccepted | runs.CommandRejected
 _ANSWERS = (runs.CommandAccepted, runs.CommandRejected, runs.DecisionMade, runs.DecisionRejected)
 _COUNTED = ("events", "transitions", "observations", "decisions", "verdicts", "audits", "unknown_policy")
 
@@ -141,6 +147,8 @@ class _Verification:
                 self._carry_out(decider.rollback(state, first.step, updated=updated), LoggedAnswers(events), events)
             case runs.RunCompleted():
                 self._carry_out(decider.completion(state, first), LoggedAnswers(events), events)
+            case runs.CommandAccepted() | runs.CommandRejected() if state.status in ENDED:
+                self._carry_out(decider.afterwards(state), LoggedAnswers(events), events)
             case _:
                 self._fold(events.popleft())
                 if isinstance(first, runs.RunStarted):
@@ -249,6 +257,8 @@ def _identity(state: RunState, event: Event, last: object) -> Iterator[str]:
     resumed = isinstance(event.content, runs.RunResumed)
     if resumed and isinstance(last, runs.RunResumed) and last.reopened:
         return  # the resume's writer was lost before its first event
+    if state.status in ENDED and isinstance(event.content, _AFTERWARDS):
+        return  # by a command, as the run's writer
     if state.sequence and (envelope.epoch > state.writer_epoch) is not resumed:
         begins = "which no RunResumed begins" if envelope.epoch > state.writer_epoch else "in which the run went on"
         yield f"its epoch is {envelope.epoch}, {begins}"

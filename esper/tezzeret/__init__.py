@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from esper.tezzeret.birth import compile_kernel
 from esper.tezzeret.builder import build
-from esper.tezzeret.graph import Kernel
 from esper.tezzeret.kernel import load_kernel
+from esper.tezzeret.module import Kernel
 
 __all__ = ["Kernel", "build", "compile_kernel", "load_kernel"]

@@ -14,8 +14,8 @@ from esper.errors import UsageError
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected, KernelRequested
 from esper.kasmina.kinds import KINDS
 from esper.tezzeret.builder import build, check_request, geometry_of
-from esper.tezzeret.graph import Kernel
 from esper.tezzeret.kernel import load_kernel, save_kernel
+from esper.tezzeret.module import Kernel
 
 
 def compile_kernel(

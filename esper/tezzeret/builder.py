@@ -7,7 +7,8 @@ import torch
 from esper.errors import UsageError
 from esper.events.assets import BlueprintRegistered, KernelRequested
 from esper.kasmina.kinds import KINDS, Geometry
-from esper.tezzeret.graph import DTYPES, Kernel, KernelGraph
+from esper.tezzeret.graph import DTYPES, KernelGraph
+from esper.tezzeret.module import Kernel
 from esper.urza.blueprint import checked_definition
 from esper.urza.fit import fit
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, UsageError
 from esper.events.codec import canonical_json
-from esper.tezzeret.graph import DTYPES, Kernel, KernelGraph, parameters_of
+from esper.tezzeret.graph import DTYPES, KernelGraph, parameters_of
+from esper.tezzeret.module import Kernel
 
 _GRAPH = "esper.kernel"  # the only entry of the metadata: safetensors writes several in any order
 
@@ -48,7 +49,7 @@ def load_kernel(store: ArtifactStore, sha256: str, device: torch.device | str = 
 
 def kernel_bytes(kernel: Kernel) -> bytes:
     """The file of ``kernel``: the same bytes for the same graph and tensors."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kernel.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kernel.named_parameters()}
     return safetensors.torch.save(tensors, metadata={_GRAPH: canonical_json(kernel.graph.model_dump(mode="json"))})
 
 
@@ -59,7 +60,7 @@ def _kernel_of(data: bytes, device: torch.device | str) -> Kernel:
         raise UsageError(f"its dtype {graph.dtype!r} is unknown")
     parameters_of(graph)
     tensors = safetensors.torch.load(data)
-    _compare(Kernel(graph, "meta").state_dict(), tensors)
+    _compare(dict(Kernel(graph, "meta").named_parameters()), tensors)
     kernel = Kernel(graph, device)
     with torch.no_grad():
         # Copied, not adopted: tensors in a safetensors file are not aligned, which can change a product's bits.

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from esper.tolaria.run import Run
 from esper.tolaria.start import resume, start
+from esper.tolaria.weights import load
 
-__all__ = ["Run", "resume", "start"]
+__all__ = ["Run", "load", "resume", "start"]

@@ -16,8 +16,10 @@ from esper.artifacts.port import ArtifactStore
 from esper.events import RunContent
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected, KernelRequested
 from esper.events.runs import DecisionMade
+from esper.events.signals import CommandIssued
 from esper.kasmina.gate import GateData, evaluate
-from esper.kasmina.isolation import gate_gain
+from esper.kasmina.isolation import gate_losses
+from esper.tamiyo import about
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import Put, Question, Script, Step, Tell
@@ -47,6 +49,7 @@ class Answers:
         self._subject, self._garden, self._gate, self._store = subject, garden, gate, store
         self._blueprints, self._inbox, self._proposals = blueprints, inbox, proposals
         self._commands: deque[Command] = deque()
+        self._asked: CommandIssued | None = None  # by the command that is answered now
 
     def carry_out(self, tx: Transaction, rules: Script[T]) -> T:
         """Add to ``tx`` what ``rules`` put, and answer what they ask; returns what they return."""
@@ -78,6 +81,8 @@ class Answers:
                 return script.NotCompiled(compiled.reason)
             case script.NextCommand():
                 return self._command(tx.state.run_id)
+            case script.Description():
+                return about.obeyed(tx.state, self._asked)
             case _:
                 return self._answer(step)
 
@@ -91,11 +96,14 @@ class Answers:
     def _answer(self, question: Question) -> Any:
         match question:
             case script.Trial(seed, fold):
-                return script.Gains(*moments(self._gain(seed, fold)), self._garden.plants[seed].gradient_norm)
+                without, within = self._losses(seed, fold)
+                gradient_norm = self._garden.plants[seed].gradient_norm
+                return script.Gains(*moments(without - within), gradient_norm, float(without.mean()))
             case script.BirthGradient(seed, fold):
                 return self._garden.birth_gradient(seed, self._fold(fold)[0])
             case script.Verdict(seed, fold):
-                return script.Gains(*moments(self._gain(seed, fold)))
+                without, within = self._losses(seed, fold)
+                return script.Gains(*moments(without - within))
             case script.Audit(seed, fold):
                 return self._change(seed, fold)
             case script.Quantile(z):
@@ -114,7 +122,7 @@ class Answers:
         if not self._commands:
             return None
         command = self._commands.popleft()
-        asked = command.content
+        asked = self._asked = command.content
         return script.Command(command.id, asked.command, asked.seed, asked.issuer, command.forged(run_id))
 
     def _compiled(self, wanted: script.Compile) -> KernelCompiled | KernelRejected:
@@ -136,9 +144,9 @@ class Answers:
             evidence=told.evidence,
         )
 
-    def _gain(self, name: str, fold: int) -> Tensor:
+    def _losses(self, name: str, fold: int) -> tuple[Tensor, Tensor]:
         seed = self._garden.plants[name].seed
-        return gate_gain(self._subject.model, self._subject.loss, self._fold(fold), seed.span, seed.kernel)
+        return gate_losses(self._subject.model, self._subject.loss, self._fold(fold), seed.span, seed.kernel)
 
     def _change(self, name: str, fold: int) -> script.Change | None:
         reference = self._garden.plants[name].reference

@@ -25,10 +25,12 @@ from esper.tolaria.archive import Archive
 from esper.tolaria.environment import adopt, environment
 from esper.tolaria.garden import Garden
 from esper.tolaria.history import begun
+from esper.tolaria.host import check_like
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.meter import Meter
+from esper.tolaria.metrics import Pending
 from esper.tolaria.proposals import Proposals, answered_by
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.reopening import Writers
@@ -67,7 +69,7 @@ class Bench:
         assert state.model is not None
         assert state.environment is not None
         assert state.sites is not None
-        self.subject.check_against(state.model)
+        check_like(self.subject.model, state.model)
         if self.subject.clip_norm != state.clip_norm:
             raise UsageError(f"clip_norm is {self.subject.clip_norm}, the run's is {state.clip_norm}; pass the same")
         if type(self.subject.optimizer).__name__ != state.optimizer:
@@ -111,7 +113,8 @@ class Bench:
         answers = Answers(self.subject, garden, gate, self.store, blueprints, inbox, proposals)
         keeper = Keeper(archive, journal, settings.checkpoint.keep)
         meter = self._meter(garden, attempt, journal.epoch, settings.telemetry)
-        trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, meter, settings, replay, costs, asked)
+        watching = (meter, settings, replay, costs, asked, Pending(events, journal.state.metrics))
+        trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, *watching)
         return self.opened.enter_context(closing(trainer))
 
     def _meter(self, garden: Garden, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:

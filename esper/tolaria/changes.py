@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from esper.events.runs import RolledBack, SeedTransitioned
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.tolaria.garden import Garden
+from esper.tolaria.host import load_tensors
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.subject import Subject
 
@@ -37,7 +38,7 @@ class Changes:
         self._keeper.commit(wait=True)
         tree = self._keeper.read(to_step).tree
         self._garden.rebuild(tree["seeds"])
-        self._subject.load_tensors(tree["model"])
+        load_tensors(self._subject.model, tree["model"])
         self._subject.load_optimizer(tree["optimizer"], rates=False)
 
     def _blending_began(self, event: SeedTransitioned) -> int | None:
@@ -50,6 +51,6 @@ class Changes:
         """Return parameters, buffers and optimiser state to a checkpoint; learning rates and all else go on."""
         self._keeper.commit(wait=True)
         tree = self._keeper.read(step).tree
-        self._subject.load_tensors(tree["model"])
+        load_tensors(self._subject.model, tree["model"])
         self._subject.load_optimizer(tree["optimizer"], rates=False)
         self._garden.restore_fossils(tree["seeds"])

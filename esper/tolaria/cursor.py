@@ -39,6 +39,11 @@ class Cursor:
         """Whether the loop left an epoch early, so that ``open`` begins it again."""
         return self.in_epoch and self._resume is None
 
+    @property
+    def returning(self) -> bool:
+        """Whether a resumed program has not come back yet to where it was: it does again what came before."""
+        return self._resume is not None
+
     def tree(self) -> dict[str, Any]:
         """The cursor as a state tree."""
         now, loader_now = self._resume or (generators.capture(), self._loader_now())

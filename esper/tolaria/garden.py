@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from esper.kasmina.stages import IN_THE_HOST, LIVE, Stage
 from esper.kasmina.trace import without_trace
 from esper.settings import Settings
 from esper.tezzeret.kernel import load_kernel
+from esper.tezzeret.module import Placed
 from esper.tolaria.subject import Subject, load_optimizer
 
 logger = logging.getLogger("esper")
@@ -52,6 +54,7 @@ class Plant:
 
     def tree(self) -> dict[str, Any]:
         fossil = self.seed.stage is Stage.FOSSILISED
+        tensors = OrderedDict((name, each.detach()) for name, each in self.seed.kernel.named_parameters())
         return {
             "site": self.seed.site.name,
             "kernel_id": self.kernel_id,
@@ -63,7 +66,7 @@ class Plant:
             "failed": self.seed.failed,
             "gradient_norm": self.gradient_norm,
             "reference": self.reference,
-            "kernel": None if fossil else self.seed.kernel.state_dict(),  # a fossil's tensors are the model's
+            "kernel": None if fossil else tensors,  # a fossil's tensors are the model's
             "optimizer": self.seed.optimizer.state_dict(),
         }
 
@@ -130,6 +133,12 @@ class Garden:
         if gradients is None:
             return None
         norm = float(torch.nn.utils.get_total_norm(gradients))
+        if norm == 0.0:
+            logger.warning(
+                "seed %s gets a gradient that is exactly zero, so it is culled: the loss does not depend on its site, "
+                "or part of the model or of the loss is compiled or detached",
+                name,
+            )
         return norm if math.isfinite(norm) else None
 
     def switched_off(self, name: str) -> AbstractContextManager[None]:
@@ -170,7 +179,7 @@ class Garden:
             plant.reference, plant.gradient_norm = saved["reference"], saved["gradient_norm"]
             plant.seed.failed = saved["failed"]
             if saved["kernel"] is not None:
-                _copy_into(plant.seed.kernel.state_dict(), saved["kernel"])
+                _copy_into(dict(plant.seed.kernel.named_parameters()), saved["kernel"])
             self._enter(plant, Stage(saved["stage"]), saved["since"])
             load_optimizer(plant.seed.optimizer, saved["optimizer"])
 
@@ -183,6 +192,7 @@ class Garden:
     def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int) -> Plant:
         site = self.site(site_name)
         kernel = load_kernel(self._store, kernel_id, site.anchor.device)
+        kernel.placed = Placed(site.name, site.name, site.dims)
         seed = LiveSeed(name, site, kernel, self._subject.optimizer, stage)
         return Plant(seed, kernel_id, step)
 

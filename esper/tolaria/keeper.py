@@ -8,7 +8,7 @@ from functools import partial
 
 from esper.errors import CorruptArtifact
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
-from esper.tamiyo.rules.checkpoints import PAUSE, expendable
+from esper.tamiyo.rules import checkpoints
 from esper.tolaria.archive import Archive
 from esper.tolaria.checkpoint import Loaded, Snapshot
 from esper.tolaria.journal import Journal
@@ -27,7 +27,9 @@ class Keeper:
         """Write a checkpoint in the background, unless a former process took it and its events are replayed."""
         if snap.folded is not None:
             snap = replace(snap, folded=replace(snap.folded, leaving=tuple(self._leaving)))
-        if not any(each.step == snap.step and each.reason != PAUSE for each in self._journal.state.checkpoints):
+        if not any(
+            each.step == snap.step and each.reason != checkpoints.PAUSE for each in self._journal.state.checkpoints
+        ):
             self._archive.take(snap)
 
     def commit(self, wait: bool = False) -> None:
@@ -47,7 +49,7 @@ class Keeper:
                         measured={"seconds": seconds},
                     )
                 )
-            gone = expendable(transaction.state, self._keep, self.due)
+            gone = checkpoints.expendable(transaction.state, self._keep, self.due)
             for old in gone:
                 transaction.add(CheckpointRetired(step=old.step, manifest=old.manifest))
             self._leaving |= {old.manifest for old in gone}

@@ -82,6 +82,7 @@ class Recorder:
         self._refused = self._unsent = 0  # measurements: each thread counts its own
         self._told = 0  # of both
         self._sent = 0
+        self._exchange = threading.Lock()  # of the batch
         self._queue: queue.Queue[tuple[int, _Batch] | None] = queue.Queue(settings.buffer)
         self._thread = threading.Thread(target=self._work, name="esper-telemetry", daemon=True)
         self._thread.start()
@@ -93,10 +94,13 @@ class Recorder:
 
     def record(self, step: int, epoch: int, found: Iterable[Measurement]) -> None:
         """Take a step's measurements; never waits."""
-        self._batch.add(step, epoch, found)
-        settings = self._settings
-        if self._batch.rows >= settings.rows or time.monotonic() - self._began >= settings.seconds:
+        with self._exchange:
+            self._batch.add(step, epoch, found)
+        if self._batch.rows >= self._settings.rows or self._is_due():
             self._hand_over()
+
+    def _is_due(self) -> bool:
+        return self._batch.rows > 0 and time.monotonic() - self._began >= self._settings.seconds
 
     def next_attempt(self) -> None:
         """Later steps belong to another attempt: the run was rolled back."""
@@ -111,10 +115,12 @@ class Recorder:
         self._thread.join(timeout=CLOSING)
 
     def _hand_over(self) -> None:
-        batch, self._batch, self._began = self._batch, _Batch(), time.monotonic()
+        with self._exchange:
+            batch, self._batch, self._began = self._batch, _Batch(), time.monotonic()
+            attempt = self._attempt
         if batch.rows:
             try:
-                self._queue.put_nowait((self._attempt, batch))
+                self._queue.put_nowait((attempt, batch))
             except queue.Full:
                 self._tell()
                 self._refused += batch.rows
@@ -126,7 +132,15 @@ class Recorder:
     # The sending thread
 
     def _work(self) -> None:
-        while (taken := self._queue.get()) is not None:
+        while True:
+            try:
+                taken = self._queue.get(timeout=self._settings.seconds / 4)
+            except queue.Empty:  # the loop is busy with something else, such as an evaluation
+                if self._is_due():
+                    self._hand_over()
+                continue
+            if taken is None:
+                return
             attempt, batch = taken
             dropped = self.dropped
             try:

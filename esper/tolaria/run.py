@@ -15,7 +15,9 @@ from prometheus_client.core import Metric
 from torch import nn
 
 from esper.errors import UsageError
+from esper.kasmina.stages import Stage
 from esper.nissa.metrics import of_run
+from esper.tamiyo.advice import advise
 from esper.tamiyo.state import RunState
 from esper.tolaria.trainer import Trainer
 
@@ -36,6 +38,7 @@ class Run:
         self._state = state
         self._committed, self._step = 0, state.step
         self._iterating = False
+        self._handed = False  # a batch was given out and the loop over them goes on
         self._interrupted = threading.Event()
         self._closing = weakref.finalize(self, opened.close)  # when the run is forgotten, and at exit
 
@@ -112,8 +115,12 @@ class Run:
     def _batches(self, trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
         with self._closing_on_error():
             iterator = trainer.open(loader, self._interrupted.is_set())
-        while (batch := self._next(trainer, iterator)) is not _NO_MORE:
-            yield batch
+        try:
+            while (batch := self._next(trainer, iterator)) is not _NO_MORE:
+                self._handed = True
+                yield batch
+        finally:
+            self._handed = False
 
     def _working(self) -> Trainer | None:
         """What does the work; None once the run has ended. Raises UsageError where it was closed before that."""
@@ -137,16 +144,28 @@ class Run:
             batch = next(iterator, _NO_MORE)
             if batch is not _NO_MORE:
                 trainer.cursor.used(batch)
+            elif trainer.cursor.batch == 0:
+                raise UsageError(
+                    f"epoch {trainer.cursor.epoch} has no batches: the loader is empty, or it is an iterator that an "
+                    "epoch before has used up; give run.batches a DataLoader, or an iterator made anew in each epoch"
+                )
             return batch
 
     def step(self, batch: Any) -> float:
         """One training step: forward, backward, optimiser, seeds. Returns the mean loss.
 
         A loss that is not finite moves nothing; the governor acts before the next batch. Raises LossShape unless
-        ``loss`` gives one number per example.
+        ``loss`` gives one number per example, UsageError outside of a loop over ``batches`` or where the optimiser is
+        stepped, or gradients are computed, by somebody else as well.
         """
         trainer = self._still()
         with self._closing_on_error():
+            if not self._handed:
+                raise UsageError(
+                    "run.step was called outside of the loop; step each batch within `for epoch in run.epochs(n): for "
+                    "batch in run.batches(loader): run.step(batch)`, not in the loop of another trainer"
+                )
+            trainer.alone.check()
             return self._measured(trainer, batch)
 
     def _measured(self, trainer: Trainer, batch: Any) -> float:
@@ -157,6 +176,18 @@ class Run:
         trainer.meter.end(trainer.step, trainer.cursor.epoch, value)
         return value
 
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Keep measurements of the program's own, such as ``{"val/accuracy": 0.91}``, as of the step just done.
+
+        A value is one number: int, float, bool, or a tensor or array of one element; NaN is kept. Any number of calls
+        may come between two steps; of one metric the last one counts. They are on the log from the next boundary or
+        checkpoint on. What a resumed run logs again of steps before the crash is not compared: what the log has stays.
+
+        Raises UsageError, and keeps nothing of ``values``, if one is no number or the metrics of the run would be too
+        many.
+        """
+        self._still().log(values)
+
     def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None = None) -> dict[str, Any]:
         """Measure ``test(model)``, complete the run and wait until all of it is committed. Returns ``summary()``."""
         trainer = self._working()
@@ -164,7 +195,21 @@ class Run:
             with self._closing_on_error():
                 trainer.finish(test, self._interrupted.is_set())
             self.close()
+            self._tell_why_nothing_was_kept()
         return self.summary()
+
+    def _tell_why_nothing_was_kept(self) -> None:
+        """The first thing to do about a run that has not grown, in one line."""
+        if Stage.FOSSILISED.value not in self.state.stages() and (found := advise(self.state)):
+            first, run_id = found[0], self.run_id
+            logger.warning(
+                "run %s kept no seed: %s: %s; %s (esper explain %s)",
+                run_id,
+                first.name,
+                first.what,
+                first.change,
+                run_id,
+            )
 
     def metrics(self) -> Iterator[Metric]:
         """What Prometheus reads of this run, for ``esper.nissa.metrics.serving``; any thread may ask."""

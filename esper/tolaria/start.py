@@ -35,8 +35,9 @@ from esper.events.runs import (
 )
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import strip
-from esper.kasmina.sites import site_table
-from esper.settings import Settings, settings_with
+from esper.kasmina.sites import site_table, without_sites
+from esper.settings import Settings, check_environment, settings_with
+from esper.tamiyo.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
 from esper.tamiyo.rules.decider import RULES, check_rules
@@ -47,13 +48,16 @@ from esper.tolaria.checkpoint import Loaded, snapshot
 from esper.tolaria.digest import STATE_DIGESTS, check_algorithm, digest_tree
 from esper.tolaria.environment import environment
 from esper.tolaria.history import History, further, recent, whole
+from esper.tolaria.host import check_like, describe
 from esper.tolaria.journal import Journal
 from esper.tolaria.reopening import check_end
 from esper.tolaria.replay import Replay
 from esper.tolaria.run import Run
 from esper.tolaria.sites import Sites, costs_of
 from esper.tolaria.subject import Loss, Stateful, Subject
+from esper.tolaria.ticker import ticking
 from esper.tolaria.trainer import Trainer
+from esper.tolaria.weights import last_weights, put_into
 from esper.urza.library import built_in
 
 logger = logging.getLogger("esper")
@@ -73,8 +77,14 @@ def start(
     log: str | None = None,
     run_id: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
+    best: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
+    notes: str | None = None,
+    data: Mapping[str, str | Path] | Sequence[DataFile] = (),
     task: str | None = None,
-    data: Sequence[DataFile] = (),
+    progress: bool = True,
 ) -> Run:
     """Begin a training run.
 
@@ -91,11 +101,26 @@ def start(
         log: URL of the event log; by default ``sqlite:///HOME/log.db``.
         run_id: letters, digits and ``._-``; by default made from the time.
         settings: an ``esper.Settings``, or a nested mapping such as ``{"boundary": {"steps": 50}}``.
-        task, data: what the command line needs to resume the run, and the files it was given.
+        best: a metric of ``run.log``, as "NAME:max" or "NAME:min": the checkpoint of its best value is kept.
+        params: the program's own hyper-parameters, any JSON object; they are kept and compared between runs.
+        name, tags, notes: what you call the run; `esper rename`, `tag` and `note` change them.
+        data: by name, the files that it is trained on; their SHA-256 is kept.
+        task: what the command line needs to resume the run.
+        progress: show a line of what happens where stderr is a terminal.
 
     Raises:
         RunExists, UsageError, Unsupported, LossShape, LogError.
     """
+    about = {
+        "params": canonical_params(params),
+        "name": None if name is None else named(name),
+        "tags": tagged(tags),
+        "notes": None if notes is None else noted(notes),
+        "best": best,
+        "data": digested(data) if isinstance(data, Mapping) else tuple(data),
+    }
+    if best is not None and not re.fullmatch(r".+:(max|min)", best):
+        raise UsageError(f'best={best!r} is no metric; write "NAME:max" or "NAME:min", such as "accuracy:max"')
     run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
     with ExitStack() as opened:
@@ -107,7 +132,10 @@ def start(
         gate = _read_gate(gate_data, chosen)
         if gate is None:
             logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
-        trainer = _begin(bench, chosen, gate, seed, task, tuple(data))
+        trainer = _begin(bench, chosen, gate, seed, task, about)
+        if gate is not None and (why := without_sites(trainer.garden.sites)) is not None:
+            logger.warning("run %s: no seed can grow in this model (%s); it trains on without", run_id, why)
+        opened.enter_context(ticking(trainer, progress))
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 
@@ -124,11 +152,13 @@ def resume(
     home: str | Path = ".esper",
     log: str | None = None,
     inexact: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Take up a run where it was: give the same arguments as to ``start``. Seed and settings come from the log.
 
     The newest committed checkpoint whose digests verify is loaded; the steps after it are run again and compared
-    with the log. A completed run is no error: its loops are empty. A trainer that still runs is fenced.
+    with the log. A completed run is no error: the model gets its last weights and the loops are empty. A trainer that
+    still runs is fenced.
 
     Raises:
         RunNotFound, RunUnusable, ModelMismatch, DataMismatch, EnvironmentMismatch, CorruptArtifact, LogError.
@@ -142,7 +172,15 @@ def resume(
         if before.sequence == 0:
             raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; `esper runs` lists those there are")
         if before.status == "completed":
-            logger.warning("run %s is completed already; there is nothing to resume", run_id)
+            assert before.model is not None
+            check_like(model, before.model)
+            checkpoint, seeds = last_weights(bench.store, before)
+            put_into(model, checkpoint, seeds)
+            logger.warning(
+                "run %s is completed already: nothing is left to train, and the model has its weights of step %d",
+                run_id,
+                checkpoint.step,
+            )
             return Run(run_id, None, before, ExitStack())
         if before.status in ("failed", "cancelled"):
             raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
@@ -155,11 +193,17 @@ def resume(
         with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
             subject.check_fits(_newest(archive, before)[0].tree)
         trainer = _take_up(bench, known, gate, notes, began)
+        opened.enter_context(ticking(trainer, progress))
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
 
 
 def _begin(
-    bench: Bench, settings: Settings, gate: GateData | None, seed: int, task: str | None, data: tuple[DataFile, ...]
+    bench: Bench,
+    settings: Settings,
+    gate: GateData | None,
+    seed: int,
+    task: str | None,
+    about: Mapping[str, Any],
 ) -> Trainer:
     """Write the run's first events and the checkpoint of step 0."""
     writers, writer = bench.opened_writer()
@@ -178,16 +222,16 @@ def _begin(
             task=task,
             seed=seed,
             settings=canonical_json(settings.model_dump(mode="json")),
-            model=bench.subject.describe(),
+            model=describe(bench.subject.model),
             optimizer=type(bench.subject.optimizer).__name__,
             clip_norm=bench.subject.clip_norm,
             sites=site_table(trainer.garden.sites, costs_of(built_in(), trainer.garden.sites)),
             gate=_describe_gate(gate),
-            data=data,
             environment=environment(bench.subject.model),
             parameters_digest=digest_tree(bench.subject.tensors()).digest,
             rules=RULES,
             state_digests=STATE_DIGESTS,
+            **about,
         )
     )
     transaction.add(CheckpointCommitted(step=0, manifest=written.manifest, sequence=0, reason=START, size=written.size))
@@ -286,6 +330,7 @@ def _describe_gate(gate: GateData | None) -> GateDescription | None:
 
 
 def _settings(given: Settings | Mapping[str, Any] | None) -> Settings:
+    check_environment()  # what Settings() alone does not look at
     settings = given if isinstance(given, Settings) else settings_with(given or {})
     newest(settings.policy.name)  # there is one
     return settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,11 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from esper.errors import ModelMismatch, Unsupported
-from esper.events.runs import ModelDescription
-from esper.kasmina.optimizers import check_supported
-from esper.kasmina.seed import SEED_PREFIX
-from esper.kasmina.trace import expanded
+from esper.errors import ModelMismatch
+from esper.tolaria import refusals
+from esper.tolaria.host import is_seed, tensors_of
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -39,35 +36,11 @@ class Subject:
 
     def check(self) -> None:
         """Raise Unsupported for what Esper refuses, saying what to do instead."""
-        if any(_compiled(module) for module in self.model.modules()):
-            raise Unsupported("the model is compiled; pass the module itself, compiled models cannot grow yet")
-        check_supported(self.optimizer)
-        for name, value in self.state.items():
-            if isinstance(value, torch.amp.GradScaler):
-                raise Unsupported(
-                    f"state[{name!r}] is a GradScaler, which is not supported yet; use bfloat16 autocast inside loss"
-                )
-            if isinstance(value, torch.optim.swa_utils.AveragedModel):
-                raise Unsupported(
-                    f"state[{name!r}] is an AveragedModel, which pairs parameters by their order and breaks when the "
-                    "model grows; average by name instead"
-                )
-            if not callable(getattr(value, "state_dict", None)) or not callable(
-                getattr(value, "load_state_dict", None)
-            ):
-                raise Unsupported(
-                    f"state[{name!r}] has no state_dict and load_state_dict; only such objects can be recovered"
-                )
-        try:
-            inspect.signature(self.loss).bind(self.model, None)
-        except TypeError as error:
-            raise Unsupported(f"loss must take two arguments, loss(model, batch): {error}") from error
+        refusals.check(self.model, self.optimizer, self.loss, self.state)
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers (persistent or not) by name, fossilised seeds included."""
-        named: dict[str, Tensor] = dict(self.model.named_parameters())
-        named.update(self.model.named_buffers())
-        return named
+        return tensors_of(self.model)
 
     def finite(self) -> bool:
         """Whether every parameter that is trained is finite; a frozen mask may hold infinities."""
@@ -88,30 +61,6 @@ class Subject:
         for name, each in self.model.named_parameters():
             each.requires_grad_(name not in frozen)
 
-    def describe(self) -> ModelDescription:
-        """The host's parameters and buffers, without seeds."""
-        host = {name: each for name, each in self.tensors().items() if not is_seed(name)}
-        return ModelDescription(
-            names=tuple(host),
-            shapes=tuple(tuple(each.shape) for each in host.values()),
-            dtypes=tuple(str(each.dtype).removeprefix("torch.") for each in host.values()),
-        )
-
-    def check_against(self, then: ModelDescription) -> None:
-        """Raise ModelMismatch, naming the first difference, unless the host is the run's."""
-        now = self.describe()
-        before = dict(zip(then.names, zip(then.shapes, then.dtypes, strict=True), strict=True))
-        after = dict(zip(now.names, zip(now.shapes, now.dtypes, strict=True), strict=True))
-        for name in [*before, *after]:
-            if name not in after or name not in before:
-                where = "the run has it, the model does not" if name in before else "the model has it, the run does not"
-                raise ModelMismatch(f"the model is not the run's: {name}: {where}; build the same model")
-            if before[name] != after[name]:
-                raise ModelMismatch(
-                    f"the model is not the run's: {name} is {list(after[name][0])} {after[name][1]}, in the run "
-                    f"{list(before[name][0])} {before[name][1]}; build the same model"
-                )
-
     def user_state(self) -> dict[str, Any]:
         return {name: value.state_dict() for name, value in self.state.items()}
 
@@ -131,37 +80,6 @@ class Subject:
             raise ModelMismatch(
                 f"the optimiser has parameter groups of {now} parameters, the run's had {then}; build the same one"
             )
-
-    def load_tensors(self, saved: Mapping[str, Tensor]) -> None:
-        """Copy parameters and buffers in place. Buffers that a forward pass makes, drops or resizes become the saved
-        ones. Raises ModelMismatch when parameters differ."""
-        parameters = dict(self.model.named_parameters())
-        buffers = dict(self.model.named_buffers())
-        missing = [name for name in parameters if name not in saved or saved[name].shape != parameters[name].shape]
-        if missing:
-            raise ModelMismatch(
-                f"the model is not the run's: {missing[0]} is not in the checkpoint; build the same model"
-            )
-        with torch.no_grad():
-            for name, tensor in {**parameters, **buffers}.items():
-                if name in saved and saved[name].shape == tensor.shape and not expanded(tensor):
-                    tensor.copy_(saved[name])
-                elif name in saved:
-                    self._set_buffer(name, saved[name].to(tensor.device))
-                else:
-                    self._set_buffer(name, None)
-        for name in saved.keys() - parameters.keys() - buffers.keys():
-            self._set_buffer(name, saved[name])
-
-    def _set_buffer(self, name: str, value: Tensor | None) -> None:
-        owner, _, leaf = name.rpartition(".")
-        module = self.model.get_submodule(owner)
-        if value is None:
-            delattr(module, leaf)
-        elif leaf in module._buffers:
-            module._buffers[leaf] = value
-        else:
-            module.register_buffer(leaf, value, persistent=False)
 
     def load_optimizer(self, saved: dict[str, Any], *, rates: bool) -> None:
         """Load the optimiser; without ``rates`` its hyper-parameters stay as they are."""
@@ -193,10 +111,6 @@ def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
-def _compiled(module: nn.Module) -> bool:
-    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
-
-
 class Pulse:
     """Notices a parameter that was replaced during the run: the optimiser would go on with the old one."""
 
@@ -216,8 +130,3 @@ class Pulse:
 
     def _look(self) -> dict[str, nn.Parameter]:
         return {name: each for name, each in self._model.named_parameters() if not is_seed(name)}
-
-
-def is_seed(name: str) -> bool:
-    """Whether a parameter or buffer belongs to a fossilised seed."""
-    return any(part.startswith(SEED_PREFIX) for part in name.split("."))

@@ -16,21 +16,26 @@ from esper.events.runs import BoundaryReached, RolledBack, RunCompleted, RunPaus
 from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
 from esper.settings import Settings
+from esper.tamiyo.advice.course import DROPPED, WAITED
 from esper.tamiyo.remote import Questions
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
 from esper.tamiyo.state import RunState
+from esper.tolaria.alone import Alone
 from esper.tolaria.answers import Answers
 from esper.tolaria.changes import Changes
 from esper.tolaria.checkpoint import Loaded, snapshot
+from esper.tolaria.cores import waited
 from esper.tolaria.cursor import Cursor
 from esper.tolaria.digest import StateDigest, batch_digest, digest_tree
 from esper.tolaria.garden import Garden
+from esper.tolaria.host import load_tensors, names_in_state_dict
 from esper.tolaria.host_pass import HostPass
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.meter import Meter
+from esper.tolaria.metrics import Pending, checked
 from esper.tolaria.replay import Replay
 from esper.tolaria.subject import Pulse, Subject
 
@@ -77,14 +82,17 @@ class Trainer:
         replay: Replay,
         costs: Costs,
         asked: Questions | None,
+        pending: Pending,
     ) -> None:
         self.subject, self.garden, self.answers = subject, garden, answers
         self.journal, self.inbox, self.keeper, self.meter = journal, inbox, keeper, meter
         self.settings, self.replay, self._costs, self._asked = settings, replay, costs, asked
+        self.pending = pending
         self.cursor, self.window = Cursor(), Window()
         self.step = 0
         self._handled = 0  # the last step after which rollback and boundary were looked at
         self._seconds = 0.0  # between steps, of which no boundary has told yet
+        self._waited = waited()
         self._sequence = 0  # of the last event that the model's state includes, while replaying
         self._diverged = False
         self._changes = Changes(subject, garden, keeper)
@@ -92,6 +100,8 @@ class Trainer:
         self._tabled: tuple[list[Site], SiteTable] | None = None
         self._batch: Any = None
         self._pulse = Pulse(subject.model)
+        self.alone = Alone(subject.optimizer)
+        self._best: tuple[int, float] | None = None  # the last value of the metric that the run looks at, and its step
         self._first_generators = generators.capture()  # as they were when the run began
 
     def tree(self) -> dict[str, Any]:
@@ -123,6 +133,7 @@ class Trainer:
             "data": self.cursor.tree(),
             "due": self.keeper.due,
             "first_generators": self._first_generators,
+            "names": names_in_state_dict(self.subject.model),
             "reasons": [site.reason for site in self.garden.sites] if self._pass.counted else None,
         }
 
@@ -130,7 +141,7 @@ class Trainer:
         """Take up a checkpoint whole."""
         tree = checkpoint.tree
         self.garden.rebuild(tree["seeds"])
-        self.subject.load_tensors(tree["model"])
+        load_tensors(self.subject.model, tree["model"])
         self.subject.load_optimizer(tree["optimizer"], rates=True)
         self.subject.load_user_state(tree["state"])
         self.subject.load_flags(tree["flags"])
@@ -159,12 +170,15 @@ class Trainer:
         self.step = step
         if not math.isfinite(value):
             self._diverged = True
+            self.alone.note()
             return value
         for plant in training:
             garden.learn_isolated(plant, batch, before)
         self._clip()
-        subject.optimizer.step()
+        with self.alone.stepping():
+            subject.optimizer.step()
         garden.learn_with_host()
+        self.alone.note()
         self.window.add(value)
         return value
 
@@ -173,15 +187,27 @@ class Trainer:
             host = (each for group in self.subject.optimizer.param_groups for each in group["params"])
             nn.utils.clip_grad_norm_(host, self.subject.clip_norm)
 
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Keep the program's own measurements for the log; raises UsageError, and keeps none, if one is no number."""
+        state = self.journal.state
+        found = checked(values, self.pending.names)
+        if self.cursor.returning:
+            return
+        self.pending.add(self.step, found)
+        name = (state.best or "").rpartition(":")[0]
+        if name in found:
+            self._best = self.step, found[name]
+
     # Between two steps
 
-    def between_steps(self, interrupted: bool) -> None:
-        """Rollback or boundary, checkpoint, Ctrl-C: called when the loop asks for its next batch or epoch."""
+    def between_steps(self, interrupted: bool, ends: bool = False) -> None:
+        """Rollback or boundary, checkpoint, Ctrl-C: called when the loop asks for its next batch or epoch. ``ends``
+        says that the checkpoint of an epoch's end follows."""
         began = time.perf_counter()
-        self._between(interrupted)
+        self._between(interrupted, ends)
         self._seconds += time.perf_counter() - began
 
-    def _between(self, interrupted: bool) -> None:
+    def _between(self, interrupted: bool, ends: bool) -> None:
         self.journal.check()
         self.keeper.commit()
         if self.step > self._handled:
@@ -190,7 +216,8 @@ class Trainer:
             if contents:
                 self._changes.apply(contents)
             every = self.settings.checkpoint.steps
-            self._checkpoint_due(*checkpoints.reasons(contents, self.step, self.keeper.due, every))
+            why = checkpoints.reasons(contents, self.step, self.keeper.due, every)
+            self._checkpoint_due(*why, *(() if ends else self._if_best()))
             if wish == "stop":
                 self._end("cancelled")
             if wish == "pause":
@@ -211,9 +238,9 @@ class Trainer:
 
     def end_epoch(self, interrupted: bool) -> None:
         """The loop asks for the next epoch."""
-        self.between_steps(interrupted)
+        self.between_steps(interrupted, ends=True)
         self.cursor.next_epoch()
-        self._checkpoint_due(checkpoints.EPOCH)
+        self._checkpoint_due(checkpoints.EPOCH, *self._if_best())
 
     def finish(self, test: Callable[[nn.Module], Mapping[str, float]] | None, interrupted: bool) -> None:
         """The loop is over: commit everything and complete the run."""
@@ -224,18 +251,29 @@ class Trainer:
                 "resume it with a loop that is at least as long"
             )
         self.keeper.commit(wait=True)
+        self._checkpoint(checkpoints.END)  # before the test, which may leave a trace in the model
+        self.keeper.commit(wait=True)
         measured = _numbers(test(self.subject.model)) if test else {}
+        self._checkpoint_due(*self._if_best())
+        self._tell_metrics()
+        self.keeper.commit(wait=True)
         end = RunCompleted(
             step=self.step,
-            final_loss=self.window.last,
+            final_loss=self._last_loss(),
             test=measured,
             parameters_digest=digest_tree(self.subject.tensors()).digest,
             seeds={},
+            measured={DROPPED: float(self.meter.dropped)} if self.meter is not None and self.meter.dropped else None,
         )
         transaction = self.journal.transaction()
         self.answers.carry_out(transaction, decider.completion(transaction.state, end))
         self.journal.commit(transaction)
         self.close()
+
+    def _last_loss(self) -> float:
+        """The mean loss of the steps since the last boundary, or of those before it where none has followed."""
+        known = self.journal.state.loss
+        return self.window.mean() if self.window.count or known is None else known
 
     def close(self) -> None:
         """Stop the threads; what is queued is committed first, if the log still answers."""
@@ -258,6 +296,7 @@ class Trainer:
     def _reach_boundary(self) -> tuple[Sequence[object], Wish | None]:
         began = time.perf_counter()
         self._pulse.check()
+        self._tell_metrics()
         if self.garden.in_the_host():
             self.keeper.commit(wait=True)  # a cull goes back to one of them
         transaction = self.journal.transaction()
@@ -289,8 +328,12 @@ class Trainer:
             health=self._pass.health,
             trials=(),
             failed=self.garden.failed(),
-            measured={"seconds": before + now},
+            measured={"seconds": before + now} | self._without_core(),
         )
+
+    def _without_core(self) -> dict[str, float]:
+        before, self._waited = self._waited, waited()
+        return {} if before is None or self._waited is None else {WAITED: self._waited - before}
 
     def _table(self) -> SiteTable:
         sites = self.garden.sites
@@ -323,6 +366,7 @@ class Trainer:
         state, updated = self.journal.state, self.window.updates > 0
         if decider.hopeless(state.rollbacks, self.step, updated, self.settings.governor) is None:
             self.keeper.commit(wait=True)
+        self._tell_metrics()
         transaction = self.journal.transaction()
         cause = self.answers.carry_out(transaction, decider.rollback(transaction.state, self.step, updated))
         self.journal.commit(transaction)
@@ -338,15 +382,32 @@ class Trainer:
 
     # Checkpoints and ends
 
+    def _tell_metrics(self) -> None:
+        """Hand what the program has logged to the journal: no checkpoint comes before what was logged until then."""
+        for content in self.pending.take():
+            transaction = self.journal.transaction()
+            transaction.add(content)
+            self.journal.submit(transaction)
+
+    def _if_best(self) -> tuple[str, ...]:
+        """The reason for a checkpoint of the best value of the run's metric, if it was logged after this step."""
+        state, best = self.journal.state, self._best
+        if state.best is None or best is None or best[0] != self.step:
+            return ()
+        known = state.metrics.get(state.best.rpartition(":")[0])
+        return (checkpoints.BEST,) if checkpoints.is_best_yet(state.best, known, *best) else ()
+
     def _checkpoint(self, *reasons: str) -> None:
+        self._tell_metrics()
         replaying = self.replay.covers(self.step)  # then the fold has come further than the step
         sequence, folded = (self._sequence, None) if replaying else (self.journal.state.sequence, self.journal.folded())
         self.keeper.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree(), folded))
 
     def _checkpoint_due(self, *reasons: str) -> None:
-        """A checkpoint that the governor may go back to."""
+        """A checkpoint that the governor may go back to, unless a metric's best value is all that it is for."""
         if reasons and checkpoints.is_taken(reasons, self.subject.finite()):
-            self.keeper.due = self.step
+            if checkpoints.was_due(",".join(reasons)):
+                self.keeper.due = self.step
             self._checkpoint(*reasons)
 
     def _pause(self, reason: str) -> NoReturn:

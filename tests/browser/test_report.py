@@ -194,6 +194,32 @@ def test_runs_are_compared(browser: Browser, trained: Callable[..., Path], width
     assert browser.count(".different dd > span") == 4  # the random seed, and what was kept, of each
 
 
+def test_lanes_begin_where_seeds_live_and_end_where_they_are_removed(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "lanes.html").write_text(page({"run": full()}, NOW), "utf-8")
+    browser.show(tmp_path / "lanes.html", NARROW)
+    lanes = browser.run(
+        "return [...document.querySelectorAll('.track')].map(t => [t, t.querySelector('.lane')].map(e => "
+        "e.getBoundingClientRect())).map(([t, l]) => [(l.left - t.left) / t.width, (l.right - t.left) / t.width])"
+    )
+    assert [[round(place, 2) for place in lane] for lane in lanes] == [[0.1, 0.4], [0.45, 1.0], [0.8, 0.9]]
+
+
+def test_on_the_common_axis_no_run_is_cut_off(browser: Browser, tmp_path: Path) -> None:
+    high, low = full(), full()
+    high["boundaries"][0]["loss"] = 900.0
+    low["boundaries"] = [{**row, "loss": row["loss"] / 1000} for row in low["boundaries"]]
+    (tmp_path / "axis.html").write_text(page({"high": high, "low": low}, NOW), "utf-8")
+    browser.show(tmp_path / "axis.html")
+    browser.keep("axis")
+    assert browser.console() == []
+    labels = browser.run(
+        "const c = document.querySelector('.chart canvas');"
+        "const p = c.getContext('2d').getImageData(0, 0, c.width, 40).data;"
+        "return new Set(new Uint32Array(p.buffer)).size"
+    )
+    assert labels > 3  # the greatest loss lies within the topmost part of the chart
+
+
 @pytest.mark.slow
 def test_the_demo_as_the_readme_shows_it(browser: Browser, tmp_path: Path) -> None:
     try:
@@ -222,7 +248,7 @@ def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path, width: int) 
     _fits(browser)
     assert browser.count("body > script") == 3
     assert browser.count("img") == 0
-    assert browser.count(".chart canvas") == 3 * len(runs) + 1
+    assert browser.count(".chart canvas") == 5 * len(runs) + 2  # each with two metrics, one of which all have
     shown = browser.run("return [...document.querySelectorAll('.eyebrow .name')].map(e => e.textContent)")
     assert shown == list(runs)
 

@@ -172,13 +172,14 @@ def test_no_query_reaches_a_file_or_another_machine(
 
 @pytest.mark.parametrize("query", READ_ONLY)
 def test_without_write_nothing_is_changed(database: Database, query: str) -> None:
-    before = database.rows(
-        "SELECT name, total_rows FROM system.tables WHERE database = currentDatabase() ORDER BY name"
+    tables = (
+        "SELECT name, if(name = 'migrations', NULL, total_rows) FROM system.tables"  # which it merges by itself
+        " WHERE database = currentDatabase() ORDER BY name"
     )
+    before = database.rows(tables)
     with pytest.raises((UsageError, AnalyticsError)):
         Questions(database.url).answer(query, {}, "csv")
-    now = database.rows("SELECT name, total_rows FROM system.tables WHERE database = currentDatabase() ORDER BY name")
-    assert now == before
+    assert database.rows(tables) == before
 
 
 @pytest.mark.parametrize("query", ENGINES)
@@ -351,7 +352,7 @@ def test_a_log_that_took_another_ones_place_is_told_by_whoever_fills_the_databas
     assert checked["agree"]
     assert [(each["records"], each["reason"]) for each in checked["lost"]] == [(4, "replaced")]
     rebuilt = json.loads(esper(home, "analytics", "rebuild", "--json").stdout)
-    assert (rebuilt["records"], rebuilt["kept_rows"], rebuilt["kept_rollups"]) == (2, 10, 0)
+    assert (rebuilt["records"], rebuilt["kept_rows"], rebuilt["kept_rollups"]) == (2, 11, 0)
     dropped = json.loads(esper(home, "analytics", "rebuild", "--drop", "--json").stdout)
     assert (dropped["records"], dropped["kept_rows"], dropped["lost"]) == (2, 0, [])
 

@@ -64,7 +64,7 @@ def test_the_loop_of_the_readme_trains_and_completes(tmp_path: Path) -> None:
             "run_id": run.run_id,
             "status": "completed",
             "steps": 24,
-            "final_loss": values[-1],
+            "final_loss": pytest.approx(sum(values) / 24),  # since the last boundary, of which there is none yet
             "test_accuracy": 0.75,
             "parameters_digest": contents(tmp_path, RunCompleted, run.run_id)[0].parameters_digest,
             "events": len(events(tmp_path, run.run_id)),

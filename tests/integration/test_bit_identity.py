@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from esper.kasmina import generators
 from esper.kasmina.effect import Effect
 from esper.kasmina.health import Probe
-from esper.kasmina.isolation import gate_gain, isolated, isolated_gradients
+from esper.kasmina.isolation import gate_losses, isolated, isolated_gradients
 from esper.kasmina.seed import LiveSeed
 from esper.kasmina.sites import find_sites
 from esper.kasmina.stages import Stage
@@ -222,7 +222,8 @@ def test_gate_measurements_and_health_samples_leave_no_trace(
             probe.gradients()
         grown.seen.append(grown.traces())
         kernel = bits(seed.kernel.state_dict()), [module.training for module in seed.kernel.modules()]
-        gain = gate_gain(grown.model, loss, batches(2), seed.span, seed.kernel)
+        without, within = gate_losses(grown.model, loss, batches(2), seed.span, seed.kernel)
+        gain = without - within
         assert torch.equal(gain, torch.zeros(32, dtype=torch.float64))
         assert kernel == (bits(seed.kernel.state_dict()), [module.training for module in seed.kernel.modules()])
         assert grown.traces() == grown.seen[-1]
@@ -251,7 +252,8 @@ def test_a_gain_is_the_loss_without_the_seed_minus_that_with_it() -> None:
     grown = host(mlp)
     seed = sown(grown, "6", lambda site: nn.Linear(12, 12))
     (batch,) = batches(1)
-    gain = gate_gain(grown.model, loss, [batch], seed.span, seed.kernel)
+    without, within = gate_losses(grown.model, loss, [batch], seed.span, seed.kernel)
+    gain = without - within
     grown.model.eval()
     without = loss(grown.model, batch)
     seed.attach(lambda: 1.0)
@@ -270,7 +272,7 @@ def test_a_blending_seed_is_part_of_the_host_that_another_seeds_pass_leaves_alon
     arrived = grown.traces(), bits(blending.kernel.state_dict()), bits([p.grad for p in blending.kernel.parameters()])
     assert blending.kernel[1].num_batches_tracked == 1
     isolated_gradients(grown.model, loss, batch, seed.span, seed.kernel, before)
-    gate_gain(grown.model, loss, [batch], seed.span, seed.kernel)
+    gate_losses(grown.model, loss, [batch], seed.span, seed.kernel)
     now = grown.traces(), bits(blending.kernel.state_dict()), bits([p.grad for p in blending.kernel.parameters()])
     assert now == arrived
     assert seed.kernel[1].num_batches_tracked == 1

@@ -337,7 +337,9 @@ def test_what_was_written_before_the_beginning_went_is_no_loss_and_stays(databas
     assert disagreeing(database, cut) == []
     assert (database.rows("SELECT count() FROM events"), database.rows("SELECT count() FROM telemetry")) == before
     rows, rollups = kept(database.client, cut)
-    assert rows == 4 + 1 + 1 + 1 + 3 + 2 + 20  # events; runs, sites, attempts, boundaries; batches and their rows
+    assert (
+        rows == 4 + 1 + 1 + 1 + 1 + 3 + 2 + 20
+    )  # events; runs, descriptions, sites, attempts, boundaries; batches, rows
     assert rollups == 0
 
 

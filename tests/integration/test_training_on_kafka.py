@@ -116,3 +116,24 @@ def test_a_broker_that_is_down_ends_a_program_within_ten_seconds(nobody: str, tm
         with pytest.raises(LogError, match=rf"{nobody}: no Kafka broker answers"):
             attempt()
         assert time.monotonic() - began < 10
+
+
+def test_what_is_logged_and_what_a_run_is_called_after_its_end_are_on_kafka_too(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = Loop(home, epochs=1)
+    run = loop.begin(log=(home / LOG_URL).read_text(), params={"lr": 0.1})
+    for _ in run.epochs(1):
+        for batch in run.batches(loop.batches):
+            run.step(batch)
+            run.log({"mine": run.step_number})
+    run.finish()
+    esper = runner(home, capsys)
+    place = ("--log", (home / LOG_URL).read_text())
+    tagged = esper("tag", "run", "good", *place)
+    assert (tagged.code, tagged.out) == (0, "run run: name -, tags good\n")
+    assert esper("rename", "run", "better", *place).code == 0
+    shown = esper("show", "run", "--json", *place).json
+    assert (shown["status"], shown["name"], shown["tags"]) == ("completed", "better", ["good"])
+    assert shown["metrics"]["mine"]["count"] == 8
+    assert esper("verify", "run", *place).code == 0

@@ -155,7 +155,7 @@ def test_nothing_is_asked_whose_answer_is_not_used(run: Watched) -> None:
         match question:
             case script.Trial(seed, fold):
                 (trial,) = [each for each in content.trials if each.seed == seed]
-                assert (trial.fold, trial.mean, trial.s, trial.gradient_norm) == (fold, *answer)
+                assert (trial.fold, trial.mean, trial.s, trial.gradient_norm, trial.loss) == (fold, *answer)
             case script.BirthGradient(seed):
                 assert (content.seed, content.gate, content.evidence.gradient_norm) == (seed, "birth", answer)
             case script.Verdict(seed, fold):
@@ -203,6 +203,9 @@ def test_what_was_accepted_is_obeyed_and_nothing_else(run: Watched) -> None:
                 assert now.before.seeds[seed].live
                 assert then is not None
                 assert (then.content.seed, then.content.to_stage, then.content.cause) == (seed, "CULLED", "command")
+            case runs.CommandAccepted(kind="tag"):
+                assert then is not None
+                assert isinstance(then.content, runs.RunDescribed)
             case runs.CommandAccepted(kind=kind):
                 assert kind in ("pause", "stop")
             case runs.SeedTransitioned(cause="command", seed=seed):

@@ -11,8 +11,8 @@ LAYERS = (
     ("events", "artifacts", "dev"),
     ("log",),
     ("kasmina", "urza", "tezzeret", "tamiyo", "tasks"),
-    ("nissa",),
-    ("tolaria",),
+    ("nissa", "reading"),
+    ("tolaria", "integrations", "records"),
     ("cli",),
     ("__init__", "__main__"),
 )

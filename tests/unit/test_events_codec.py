@@ -217,7 +217,7 @@ def test_canonical_json_sorts_keys_and_writes_what_json_cannot_hold_as_strings()
     assert canonical_json(value) == (
         '{"a":["NaN","Infinity","-Infinity"],"b":[1,2.0,null,true],"id":"00000000-0000-0000-0000-000000000001",'
         '"time":"2024-05-01T12:30:00.123456+00:00",'
-        '"trial":{"fold":1,"gradient_norm":null,"mean":0.1,"n":100,"s":0.2,"seed":"fc1#1"},"\\u00e9":"00ff"}'
+        '"trial":{"fold":1,"gradient_norm":null,"loss":null,"mean":0.1,"n":100,"s":0.2,"seed":"fc1#1"},"\\u00e9":"00ff"}'
     )
 
 

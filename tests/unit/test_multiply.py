@@ -40,7 +40,7 @@ def test_a_gated_kernel_computes_the_product_of_its_two_ways(tmp_path: Any) -> N
         kernel.get_parameter("up.weight").normal_()
         expected = kernel.up(kernel.value(x) * kernel.gate(x))
     assert torch.equal(kernel(x), expected)
-    assert list(kernel.state_dict()) == ["value.weight", "gate.weight", "gate.bias", "up.weight"]
+    assert [name for name, _ in kernel.named_parameters()] == ["value.weight", "gate.weight", "gate.bias", "up.weight"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper.errors import UsageError
 from esper.events.codec import canonical_json
 from esper.kasmina.kinds import KINDS, Geometry, Kind
-from esper.tezzeret.graph import DTYPES, Kernel, KernelGraph
+from esper.tezzeret.graph import DTYPES, KernelGraph
+from esper.tezzeret.module import Kernel
 from esper.urza.blueprint import Definition, read_definition
 from esper.urza.fit import fit
 from esper.urza.operators import OPERATORS, Fitted, Node, Operator, Place

@@ -12,7 +12,7 @@ from importlib.resources import files
 import pytest
 
 from esper.errors import RunNotFound
-from esper.nissa.report.curves import curves
+from esper.nissa.report.curves import curves, together
 from esper.nissa.report.diary import diary
 from esper.nissa.report.evidence import measured
 from esper.nissa.report.gather import gather
@@ -20,6 +20,7 @@ from esper.nissa.report.lifelines import chosen, lifelines
 from esper.nissa.report.page import embedded, page
 from esper.nissa.report.story import story, ticks
 from esper.nissa.report.words import duration, figure, listed, percent, size
+from esper.tamiyo.advice import Finding
 from tests.reporting import HOSTILE, empty, full
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -130,7 +131,7 @@ def test_two_runs_are_compared_and_the_better_is_marked():
     assert "0.01" in rows
     assert seen.text["strong"] == "0.01"  # both have the same test, so neither is the best of them
     assert len(seen.named("article")) == 2
-    assert "two has the lowest training loss, 0.01; next comes one with" in seen.text["p"]
+    assert "fc1 (two) has the lowest training loss, 0.01; next comes fc1 (one) with" in seen.text["p"]
 
 
 def test_of_runs_of_different_tasks_none_is_the_best():
@@ -146,15 +147,62 @@ def test_of_tests_the_name_says_what_is_better():
     tested = {"a": full(), "b": full()}
     for run, value in zip(tested, (0.25, 0.5), strict=True):
         tested[run]["end"][0]["test"] = {"accuracy": value}
-    assert "b has the highest test accuracy, 50.00\u00a0%; next comes a with 25.00\u00a0%." in page(tested, NOW)
+    assert "fc1 (b) has the highest test accuracy, 50.00\u00a0%; next comes fc1 (a) with 25.00\u00a0%." in page(
+        tested, NOW
+    )
     for run in tested:
         tested[run]["end"][0]["test"] = {"perplexity": tested[run]["end"][0]["test"]["accuracy"]}
-    assert "a has the lowest test perplexity, 0.25; next comes b with 0.5." in page(tested, NOW)
+    assert "fc1 (a) has the lowest test perplexity, 0.25; next comes fc1 (b) with 0.5." in page(tested, NOW)
     for run in tested:
         tested[run]["end"][0]["test"] = {"speed": tested[run]["end"][0]["test"]["perplexity"]}
     assert "None of them did better than the others." in page(tested, NOW)
     tested["b"]["end"][0]["test"] = {"accuracy": 1.0}
     assert "None of them did better than the others." in page(tested, NOW)
+
+
+def test_a_run_is_called_what_people_call_it_beside_its_id():
+    named, unnamed = full(), empty()
+    named["about"][0] |= {"name": "wide", "tags": ["baseline", "best"], "notes": "first try"}
+    seen = Seen(page({"one": named, "two": unnamed}, NOW))
+    assert seen.text["a"].split() == ["Esper", "widetwo"]  # links to the runs
+    assert seen.text["small"].startswith("one")
+    assert "baseline" in seen.text["span"]
+    assert "first try" in seen.text["p"]
+    assert seen.text["title"] == "wide (one), two · Esper report"
+
+
+def test_parameters_are_shown_and_those_that_differ_are_told():
+    first, second = full(), full()
+    for found, rate in ((first, 0.1), (second, 0.3)):
+        found["about"][0]["params"] = json.dumps({"lr": rate, "data": {"train": 900, "kind": "digits"}})
+    told = story("one", first)
+    assert told.params == (("lr", "0.1"), ("data.train", "900"), ("data.kind", "digits"))
+    text = page({"one": first, "two": second}, NOW)
+    assert "params.lr" in text
+    assert "params.data.train" not in text
+
+
+def test_what_the_program_measured_is_drawn_and_shared_metrics_are_compared():
+    first, second = full("a"), full("b")
+    charts = together({"one": first, "two": second}, ["one", "two"])
+    assert [chart["name"] for chart in charts] == ["Training loss", "val/accuracy"]
+    assert charts[1]["columns"][0] == [x / 1000 for x in range(0, 1000, 100)]
+    drawn = curves(first)["metrics"]
+    assert [chart["name"] for chart in drawn] == ["a", "val/accuracy"]
+    assert drawn[1]["x"] == list(range(0, 1000, 100))
+    first["about"][0]["metrics"] = 40
+    assert "38 more are not drawn" in page({"one": first}, NOW)
+
+
+@pytest.mark.parametrize(("kept", "heading"), [(False, "What to do next"), (True, "What could be better")])
+def test_what_is_to_be_done_is_on_the_page(kept: bool, heading: str):
+    found = full() if kept else empty()
+    advice = [Finding("too few gate examples", "fc1#1 gained <b>", "set gate.folds=3")]
+    text = page({"one": found}, NOW, {"one": advice})
+    assert heading in text
+    assert "fc1#1 gained &lt;b&gt;." in text
+    assert "set gate.folds=3" in text
+    assert heading not in page({"one": found}, NOW)
 
 
 def test_what_was_different_is_named():
@@ -164,7 +212,7 @@ def test_what_was_different_is_named():
     for row in ("|Random seed|0|1|", "|boundary.steps|50|25|", "|Seeds that were kept|fc1#2 fc1|fc1#2 fc1|"):
         assert row in text
     assert "policy.seeds" not in text
-    assert "They were started alike" in page({"one": full(), "two": full()}, NOW)
+    assert "What else their programs do" in page({"one": full(), "two": full()}, NOW)
 
 
 def test_lifelines_follow_the_rollback():

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from esper.errors import Unsupported
 from esper.kasmina import generators
 from esper.kasmina.effect import Effect, attach
-from esper.kasmina.isolation import gate_gain, isolated_gradients
+from esper.kasmina.isolation import gate_losses, isolated_gradients
 from esper.kasmina.seed import LiveSeed, holds_seeds, strip
 from esper.kasmina.sites import Site
 from esper.kasmina.span import Span
@@ -108,7 +108,8 @@ def loss_at_full_effect(host: Host) -> Tensor:
 
 
 def test_a_gain_is_that_of_the_span(host: Host) -> None:
-    gain = gate_gain(host.model, loss, [host.x], host.seed.span, host.kernel)
+    without, within = gate_losses(host.model, loss, [host.x], host.seed.span, host.kernel)
+    gain = without - within
     with torch.no_grad():
         now = host.expected(host.x, 1.0).square().sum(1)
         assert torch.equal(gain, loss(host.model, host.x).double() - now.double())

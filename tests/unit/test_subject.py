@@ -12,6 +12,7 @@ from torch.optim import lr_scheduler as schedulers
 
 from esper.errors import ModelMismatch, Unsupported
 from esper.tolaria.digest import digest_tree
+from esper.tolaria.host import check_like, describe, load_tensors
 from esper.tolaria.subject import Pulse, Subject
 from esper.tolaria.tree import flatten, unflatten
 from tests.training import loss
@@ -101,7 +102,7 @@ class Training:
         return {"model": model, "optimizer": optimizer, "state": self.subject.user_state()}
 
     def load(self, tree: dict[str, Any]) -> None:
-        self.subject.load_tensors(tree["model"])
+        load_tensors(self.subject.model, tree["model"])
         self.subject.load_optimizer(tree["optimizer"], rates=True)
         self.subject.load_user_state(tree["state"])
 
@@ -155,7 +156,7 @@ def test_memory_formats_survive_so_that_bits_do() -> None:
     saved = copied({"model": subject.tensors(), "optimizer": optimizer.state_dict()})
     model, optimizer = training()
     subject = Subject(model, optimizer, loss, {}, None)
-    subject.load_tensors(saved["model"])
+    load_tensors(subject.model, saved["model"])
     subject.load_optimizer(saved["optimizer"], rates=True)
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
     assert optimizer.state[model.weight]["exp_avg"].stride() == model.weight.stride()
@@ -195,7 +196,7 @@ def subject(model: nn.Module | None = None, **more: Any) -> Subject:
 )
 def test_another_model_is_refused_by_its_first_difference(other: Callable[[], nn.Module], words: str) -> None:
     with pytest.raises(ModelMismatch, match=words) as caught:
-        subject(other()).check_against(subject().describe())
+        check_like(other(), describe(subject().model))
     assert "\n" not in str(caught.value)
     assert "same model" in str(caught.value)
 

@@ -20,7 +20,7 @@ from esper.tamiyo.rules.checkpoints import damaged_note
 from esper.tamiyo.rules.inputs import INPUTS, SOMETIMES
 from esper.tamiyo.state import RunState
 from esper.tamiyo.verify import verify
-from tests.histories import RUN, changed, find, later, simulate, without
+from tests.histories import RUN, Simulation, changed, find, later, without
 from tests.mutations import alterations, given, is_decided, kind_of, kinds, leaves, mutations
 
 # By draws: short runs that have, together, every kind of event. ``test_the_logs_cover`` says when others must be found.
@@ -34,7 +34,9 @@ LOGS = [(where, seed) for where, seeds in SEEDS.items() for seed in seeds]
 @cache
 def log(where: str, seed: int) -> list[Event]:
     more = ("policy.seeds=30", "policy.embargo=20", "training.concurrent=2", f"decision.where={where}")
-    return simulate(random.Random(seed), 40, *more).events
+    made = Simulation(random.Random(seed), *more)
+    made.named_afterwards = True
+    return made.run(40, end=True).events
 
 
 def logs() -> Iterator[list[Event]]:
@@ -113,7 +115,13 @@ def test_the_logs_cover_what_can_happen_to_a_run() -> None:
         assert {type(each) for each in events} == set(get_args(RunContent))
         rejected = {each.reason for each in events if isinstance(each, runs.DecisionRejected)}
         assert rejected == {"kernel"} | ({"late", "stale", "second", "invalid"} if where == "remote" else set())
-        assert {each.kind for each in events if isinstance(each, runs.CommandAccepted)} == {"cull", "pause", "stop"}
+        assert {each.kind for each in events if isinstance(each, runs.CommandAccepted)} >= {
+            "cull",
+            "pause",
+            "stop",
+            "tag",
+            "rename",
+        }
         assert {each.reason for each in events if isinstance(each, runs.RunPaused)} == {"a pause command", "Ctrl-C"}
         assert {each.cause[:40] for each in events if isinstance(each, runs.RunFailed)} <= {
             "the loss is not finite before the first ",

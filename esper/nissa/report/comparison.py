@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.nissa.report.gather import Gathered
 from esper.nissa.report.story import Story, many_spelt
-from esper.nissa.report.words import NONE, figure, listed, many, measured, sentence
+from esper.nissa.report.words import NONE, figure, flat, listed, many, measured, sentence
 
 HIGHER = ("accuracy", "f1", "auc", "precision", "recall", "score", "reward")
 LOWER = ("loss", "error", "perplexity", "nll", "mse", "mae", "rmse")
@@ -85,7 +85,7 @@ def _winner(
     metric: str,
 ) -> str:
     """``b has the highest test accuracy, 86.28 %; next comes a with 85.97 %.``"""
-    names = [stories[place].run_id for place in sorted(places)]
+    names = [stories[place].label for place in sorted(places)]
     value = measured(metric, next(value for value in (values[place] for place in places) if value is not None))
     which = "highest" if higher else "lowest"
     text = f"{listed(names)} {'has' if len(names) == 1 else 'have'} the {which} {what}, {value}"
@@ -93,7 +93,7 @@ def _winner(
     if not rest:
         return f"{text}."
     nearest, place = max(rest) if higher else min(rest)
-    return f"{text}; next comes {stories[place].run_id} with {measured(metric, nearest)}."
+    return f"{text}; next comes {stories[place].label} with {measured(metric, nearest)}."
 
 
 def _higher(metric: str) -> bool | None:
@@ -121,14 +121,20 @@ def _kept(story: Story) -> str:
 
 
 def _differences(runs: Sequence[Gathered]) -> list[Difference]:
-    given = [_given(found["run"][0]) if found["run"] else {} for found in runs]
+    given = [_given(found) for found in runs]
     names = list(dict.fromkeys(name for each in given for name in each))
     rows = [Difference(name, tuple(each.get(name, NONE) for each in given)) for name in names]
     return [row for row in rows if len(set(row.values)) > 1]
 
 
-def _given(row: Mapping[str, Any]) -> dict[str, str]:
-    """What a run was started with, by name."""
+def _given(found: Gathered) -> dict[str, str]:
+    """What a run was started with, by name: its program's parameters, then Esper's settings."""
+    [about] = found["about"]
+    params = {f"params.{name}": value for name, value in flat(about["params"]).items()}
+    return params | (_begun_with(found["run"][0]) if found["run"] else {})
+
+
+def _begun_with(row: Mapping[str, Any]) -> dict[str, str]:
     plain = (("Task", "task"), ("Random seed", "seed"), ("Optimizer", "optimizer"), ("Device", "device"))
     given = {name: str(row[key]) or NONE for name, key in plain}
     given["Parameters at first"] = figure(float(row["parameters"]))

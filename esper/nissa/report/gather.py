@@ -22,12 +22,26 @@ POINTS = 500
 """A curve has at most so many."""
 LINES = 5
 """Sites whose gradients are drawn."""
+METRICS = 24
+"""Metrics of the program's own that are drawn."""
 ENTRIES = 400
 """Decisions that are told, the last ones."""
 
-_PLAIN = ("run", "end", "sites", "moves", "gates", "attempts", "resumes", "rollbacks", "kernels", "checkpoints")
+_PLAIN = (
+    "run",
+    "end",
+    "sites",
+    "moves",
+    "gates",
+    "attempts",
+    "resumes",
+    "rollbacks",
+    "kernels",
+    "checkpoints",
+    "about",
+)
 _MEASURED = ("time", "lost")
-_CURVES = ("boundaries", "loss", "rate", "norms")
+_CURVES = {"boundaries": {}, "loss": {}, "rate": {}, "norms": {"lines": LINES}, "metrics": {"lines": METRICS}}
 _RUNS = "SELECT key, min(time) AS begun FROM events WHERE topic = 'esper.runs' GROUP BY key ORDER BY begun, key"
 
 
@@ -41,8 +55,7 @@ def gather(ask: Ask, run_id: str) -> Gathered:
         found[name] = _rows(ask, name, run_id)
     found["decisions"] = _rows(ask, "decisions", run_id, entries=ENTRIES)[::-1]
     width = int(extent["steps"]) // POINTS + 1
-    for name in _CURVES:
-        more = {"lines": LINES} if name == "norms" else {}
+    for name, more in _CURVES.items():
         found[name] = _rows(ask, name, run_id, width=width, **more)
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
 from typing import Any
@@ -23,16 +23,19 @@ from esper.nissa.report.gather import Gathered
 from esper.nissa.report.lifelines import STAGES
 from esper.nissa.report.story import story
 from esper.nissa.report.words import count, moment
+from esper.tamiyo.advice import Finding
 from esper.version import __version__
 
 
-def page(runs: Mapping[str, Gathered], made: datetime) -> str:
-    """The report on ``runs``, by name, as it was made at ``made`` (UTC)."""
-    stories = [story(run_id, found) for run_id, found in runs.items()]
+def page(runs: Mapping[str, Gathered], made: datetime, advice: Mapping[str, Sequence[Finding]] | None = None) -> str:
+    """The report on ``runs``, by id, as it was made at ``made`` (UTC); ``advice`` is what their logs say to do."""
+    given = advice or {}
+    stories = [story(run_id, found, given.get(run_id, ())) for run_id, found in runs.items()]
     several = len(stories) > 1
+    charts = together(runs, [each.label for each in stories]) if several else []
     data = {
         "runs": [each.curves for each in stories],
-        "together": together(runs) if several else None,
+        "together": charts,
         "end": max(each.steps for each in stories),
     }
     scripts = [_own("vendor/uPlot.iife.min.js"), _own("templates/report.js")]
@@ -45,7 +48,8 @@ def page(runs: Mapping[str, Gathered], made: datetime) -> str:
     )
     environment.filters["count"] = count
     return environment.get_template("report.html.j2").render(
-        title=", ".join(runs),
+        title=", ".join(each.label for each in stories),
+        charts=[chart["name"] for chart in charts],
         runs=stories,
         compared=compare(stories, list(runs.values())) if several else None,
         stages=STAGES,

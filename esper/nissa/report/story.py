@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from esper.nissa.report.words import (
     count,
     duration,
     figure,
+    flat,
     listed,
     many,
     measured,
@@ -26,6 +28,7 @@ from esper.nissa.report.words import (
     size,
     spelt,
 )
+from esper.tamiyo.advice import Finding
 
 WORTHS = 4
 """Of more kept seeds the summary does not say what each is worth."""
@@ -71,6 +74,11 @@ class Story:
     """One run, as the page shows it."""
 
     run_id: str
+    name: str
+    """What people call it; empty if they do not."""
+    tags: tuple[str, ...]
+    notes: str
+    params: tuple[tuple[str, str], ...]
     status: str
     steps: int
     headline: str
@@ -91,13 +99,21 @@ class Story:
     facts: tuple[tuple[str, str], ...]
     attempts: tuple[Attempt, ...]
     curves: dict[str, Any]
+    metrics_left_out: int
+    advice: tuple[Finding, ...]
+    kept: int
     sites: int
     loss: float | None
     test: dict[str, float]
     compared: dict[str, str]
 
+    @property
+    def label(self) -> str:
+        """What tells it from others, for people."""
+        return f"{self.name} ({self.run_id})" if self.name else self.run_id
 
-def story(run_id: str, found: Gathered) -> Story:
+
+def story(run_id: str, found: Gathered, advice: Sequence[Finding] = ()) -> Story:
     """All of it."""
     [extent] = found["extent"]
     steps = int(extent["steps"])
@@ -106,8 +122,14 @@ def story(run_id: str, found: Gathered) -> Story:
     costs = {row["kernel"]: int(row["parameters"]) for row in found["kernels"]}
     entries, left_out = diary(found)
     told = _Told(found, lines, costs, steps)
+    [about] = found["about"]
+    drawn = curves(found)
     return Story(
         run_id=run_id,
+        name=about["name"],
+        tags=tuple(about["tags"]),
+        notes=about["notes"],
+        params=tuple(flat(about["params"]).items()),
         status=told.status,
         steps=steps,
         headline=told.headline(),
@@ -128,7 +150,10 @@ def story(run_id: str, found: Gathered) -> Story:
         time=tuple(told.time()),
         facts=tuple(told.facts()),
         attempts=tuple(told.attempts()),
-        curves={**curves(found), "end": steps, "marks": _marks(shown)},
+        curves={**drawn, "end": steps, "marks": _marks(shown)},
+        metrics_left_out=int(about["metrics"]) - len(drawn["metrics"]),
+        advice=tuple(advice),
+        kept=sum(line.stage == "FOSSILISED" for line in lines),
         sites=told.sites,
         loss=told.loss,
         test=told.test,
@@ -178,6 +203,8 @@ class _Told:
         self.test = {name: float(value) for name, value in self._end.get("test", {}).items() if value is not None}
         losses: list[float | None] = [row["loss"] for row in found["boundaries"] if row["loss"] is not None] or [None]
         self._first_loss, self.loss = losses[0], losses[-1]
+        if self._end.get("loss") is not None:
+            self.loss = float(self._end["loss"])
         self.status = str(self._end.get("status", "not ended"))
         self.sites = int(sites["growable"])
 

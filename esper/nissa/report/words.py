@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import floor, log10
+from typing import Any
 
 NONE = "–"
 _SPACE = "\u00a0"  # at which no line breaks
@@ -98,3 +100,14 @@ def listed(parts: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """With a capital at its front."""
     return text[:1].upper() + text[1:]
+
+
+def flat(params: str) -> dict[str, str]:
+    """JSON of hyper-parameters by dotted names."""
+
+    def walk(name: str, value: Any) -> dict[str, str]:
+        if isinstance(value, dict) and value:
+            return {key: text for part, of in value.items() for key, text in walk(f"{name}.{part}", of).items()}
+        return {name.removeprefix("."): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+    return walk("", json.loads(params)) if params else {}

@@ -12,7 +12,7 @@ from esper.events import Event, runs
 from esper.settings import settings_from_json
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.state import ENDED, RunState, settings_of
 
 CHANGING = (runs.BoundaryReached, runs.RolledBack, runs.SeedTransitioned)
 
@@ -67,6 +67,8 @@ class Between:
                 yield from self._committed(state, content)
             case runs.CheckpointRetired():
                 yield from self._retired(state, content)
+            case runs.MetricsLogged():
+                yield from _measured(state, content)
 
     def _obeyed(self) -> Iterator[Fault]:
         if self._wish == "pause":
@@ -120,9 +122,12 @@ class Between:
         wanted = list(self._changes.get(step, ()))
         if step - last >= settings_of(state).checkpoint.steps:
             wanted.append(checkpoints.STEPS)
-        if event.reason not in _free(step) and (not wanted or event.reason != ",".join(wanted)):
+        reason = ",".join(each for each in event.reason.split(",") if each != checkpoints.BEST)
+        if not event.reason or (reason not in _free(step) and reason != ",".join(wanted)):
             why = f"due for {', '.join(wanted)}" if wanted else "not due"
             yield Fault("when a checkpoint is due", f"its reason is {event.reason!r}, but at step {step} it was {why}")
+        if checkpoints.is_best(event.reason) and state.best is None:
+            yield Fault("when a checkpoint is due", "its reason is that a metric is best, but the run looks at none")
         every, reached = settings_of(state).boundary.steps, self._steps[-1] if self._steps else 0
         if step < 0 or (step > reached and decider.boundary_due(reached, step, every)):
             yield Fault(
@@ -137,7 +142,7 @@ class Between:
                 "what a checkpoint includes",
                 f"it includes the run up to event {event.sequence}, but step {step} ended with event {least} at least",
             )
-        if event.reason != checkpoints.PAUSE and step not in self._due[bisect_left(self._due, step) :]:
+        if checkpoints.was_due(event.reason) and step not in self._due[bisect_left(self._due, step) :]:
             self._due.insert(bisect_right(self._due, step), step)
 
     def _retired(self, state: RunState, event: runs.CheckpointRetired) -> Iterator[Fault]:
@@ -152,9 +157,25 @@ class Between:
             yield Fault(rule, f"the checkpoint of step {event.step} is still needed")
 
 
+def _measured(state: RunState, event: runs.MetricsLogged) -> Iterator[Fault]:
+    """What speaks against values of metrics. ``state`` may lag behind the step by less than a boundary."""
+    rule = "a metric's values are in the order of their steps"
+    last = {name: metric.step for name, metric in state.metrics.items()}
+    if len(set(event.names)) != len(event.names) or not set(event.metrics) <= set(range(len(event.names))):
+        yield Fault(rule, "its metrics are not numbered each once")
+        return
+    for index, step in zip(event.metrics, event.steps, strict=False):
+        name = event.names[index]
+        if step < last.get(name, 0):
+            yield Fault(rule, f"{name} is of step {step}, after one of step {last[name]}")
+        last[name] = max(step, last.get(name, 0))
+    if state.status in ENDED:
+        yield Fault("metrics are of a run that goes on", f"the run is {state.status}")
+
+
 def _free(step: int) -> tuple[str, ...]:
     """The reasons for which one may be taken at ``step`` whatever else happened there."""
-    return (checkpoints.START,) if step == 0 else (checkpoints.EPOCH, checkpoints.PAUSE)
+    return (checkpoints.START,) if step == 0 else (checkpoints.EPOCH, checkpoints.PAUSE, checkpoints.END)
 
 
 def _begun(event: runs.RunStarted) -> Iterator[Fault]:

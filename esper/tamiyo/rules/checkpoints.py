@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from esper.events.runs import CheckpointCommitted, RolledBack, SeedTransitioned
 from esper.kasmina.stages import IN_THE_HOST, Stage
-from esper.tamiyo.state import RunState
+from esper.tamiyo.state import MetricState, RunState
 
 START, EPOCH, STEPS = "start", "epoch", "steps"
-PAUSE = "pause"  # a checkpoint for this reason is never one that the governor goes back to
+PAUSE, END = "pause", "end"
+BEST = "best"  # the metric that the run was begun with has never been better
+ASIDE = frozenset((PAUSE, END, BEST))  # one for no other reason is none that the governor goes back to
 BLENDING = "blending"  # one for this reason is taken whatever the weights are: a cull goes back to it
 CHANGES = {Stage.BLENDING: BLENDING, Stage.FOSSILISED: "fossilised"}
 
@@ -56,18 +59,46 @@ def is_taken(why: Sequence[str], finite: bool) -> bool:
 
 def newest_due(state: RunState) -> int:
     """The step of the newest committed checkpoint to which the governor goes back."""
-    return max((each.step for each in state.checkpoints if each.reason != PAUSE), default=0)
+    return max((each.step for each in state.checkpoints if was_due(each.reason)), default=0)
+
+
+def was_due(reason: str) -> bool:
+    """Whether the governor may go back to a checkpoint that was taken for ``reason``."""
+    return not ASIDE.issuperset(reason.split(","))
+
+
+def is_best(reason: str) -> bool:
+    """Whether one that was taken for ``reason`` is of the best value of the run's metric so far."""
+    return BEST in reason.split(",")
+
+
+def best_step(best: str, metric: MetricState) -> int:
+    """The step after which ``metric`` was best, as ``best`` says, such as ``accuracy:max``."""
+    return metric.most_step if best.endswith(":max") else metric.least_step
+
+
+def is_best_yet(best: str, metric: MetricState | None, step: int, value: float) -> bool:
+    """Whether ``value``, logged after ``step``, is better than all that ``metric`` holds, or its best one itself."""
+    if metric is None or math.isnan(value):
+        return not math.isnan(value)
+    known = metric.most if best.endswith(":max") else metric.least
+    better = value > known if best.endswith(":max") else value < known
+    return better or math.isnan(known) or step == best_step(best, metric)
 
 
 def expendable(state: RunState, keep: int, due: int) -> list[CheckpointCommitted]:
     """Committed checkpoints that no recovery can need.
 
-    Needed are the first, the newest, the newest ``keep`` that were due (a pause's is not), the one of step ``due`` to
-    which the governor would go back, and those to which a seed that blends or holds at one of these would be culled.
+    Needed are the first, the newest, the newest of the best, the newest ``keep`` that were due (a pause's is not), the
+    one of step ``due`` to which the governor would go back, and those to which a seed that blends or holds at one of
+    these would be culled.
     """
     by_step = sorted(state.checkpoints, key=lambda each: each.step)
-    regular = [each.step for each in by_step if each.reason != PAUSE]
-    kept = {each.step for each in by_step[-1:]} | set(regular[-keep:]) | {due}
+    regular = [each.step for each in by_step if was_due(each.reason)]
+    best = [each.step for each in by_step if is_best(each.reason)]
+    if state.best is not None and (metric := state.metrics.get(state.best.rpartition(":")[0])) is not None:
+        best.append(best_step(state.best, metric))
+    kept = {each.step for each in by_step[-1:]} | set(regular[-keep:]) | set(best[-2:]) | {due}
     needed = {0} | kept | {start for step in kept for start in blend_starts(state, step)}
     return [each for each in by_step if each.step not in needed]
 

@@ -23,19 +23,21 @@ from esper.events.runs import (
     RolledBack,
     RunCancelled,
     RunCompleted,
+    RunDescribed,
     RunFailed,
     SeedTransitioned,
     Trial,
 )
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.settings import Governor
+from esper.tamiyo import about
 from esper.tamiyo.anomaly import alarm
 from esper.tamiyo.remote import Questions
 from esper.tamiyo.rules import gates, script
 from esper.tamiyo.rules.checkpoints import newest_due
 from esper.tamiyo.rules.decisions import decide
 from esper.tamiyo.rules.script import Command, Compiled, NotCompiled, Script, put
-from esper.tamiyo.state import RunState, SeedState, settings_of
+from esper.tamiyo.state import ENDED, RunState, SeedState, settings_of
 
 RULES = 1
 """The number of these rules, in RunStarted."""
@@ -100,6 +102,11 @@ def completion(state: RunState, end: RunCompleted) -> Script[None]:
     yield from put(replace(end, seeds=dict(sorted(stages.items()))), "the count of seeds at the end")
 
 
+def afterwards(state: RunState) -> Script[None]:
+    """What comes after a run's end: answers to commands, which can still say what it is called."""
+    yield from _answer_commands(state)
+
+
 def hopeless(rollbacks: Sequence[int], step: int, updated: bool, settings: Governor) -> str | None:
     """Why a loss that is not finite at ``step`` ends the run, in words; None if a rollback may help.
 
@@ -143,8 +150,16 @@ def _trials(state: RunState, failed: Sequence[str]) -> Script[tuple[Trial, ...]]
             gains: script.Gains = yield script.Trial(seed.name, fold)
             assert gains.mean is not None
             assert gains.s is not None
-            size, norm = gates.fold_size(state, fold), gains.gradient_norm
-            found.append(Trial(seed=seed.name, fold=fold, n=size, mean=gains.mean, s=gains.s, gradient_norm=norm))
+            trial = Trial(
+                seed=seed.name,
+                fold=fold,
+                n=gates.fold_size(state, fold),
+                mean=gains.mean,
+                s=gains.s,
+                gradient_norm=gains.gradient_norm,
+                loss=gains.loss,
+            )
+            found.append(trial)
     return tuple(found)
 
 
@@ -174,6 +189,9 @@ def _answer_commands(state: RunState) -> Script[tuple[RunState, Wish | None]]:
         if command.kind == "cull" and command.seed is not None:
             cull = transition(state.seeds[command.seed], Stage.CULLED, state.step, "command")
             state = yield from put(cull, "a cull that was accepted", command.id)
+        elif command.kind in about.KINDS:
+            described: RunDescribed = yield script.Description(command.id)
+            state = yield from put(described, "a name, tag or note that was accepted", command.id)
         elif command.kind == "stop":
             wish = "stop"
         elif command.kind == "pause" and wish is None:
@@ -182,8 +200,12 @@ def _answer_commands(state: RunState) -> Script[tuple[RunState, Wish | None]]:
 
 
 def _refusal(state: RunState, command: Command) -> str | None:
+    if command.kind in about.KINDS:
+        return None
     if command.kind not in ("pause", "stop", "cull"):
         return f"no such command: {command.kind}"
+    if state.status in ENDED:
+        return f"the run is {state.status}"
     if command.kind != "cull":
         return None
     if command.seed not in state.seeds:

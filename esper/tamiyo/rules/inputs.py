@@ -22,6 +22,11 @@ INPUTS: dict[type, dict[str, str]] = {
             "parameters_digest",
             "clip_norm",
             "state_digests",
+            "params",
+            "name",
+            "tags",
+            "notes",
+            "best",
         ),
         "how the run was begun",
     )
@@ -32,6 +37,8 @@ INPUTS: dict[type, dict[str, str]] = {
         "notes": "what was found at the resume",
         "reopened": "whether a writer was lost",
     },
+    runs.RunDescribed: dict.fromkeys(("name", "tags", "notes"), "what people call it"),
+    runs.MetricsLogged: dict.fromkeys(("names", "metrics", "steps", "values"), "measured by the program"),
     runs.RunPaused: {"step": "when Ctrl-C came", "reason": "Ctrl-C, unless a command asked for the pause"},
     runs.RunCompleted: {
         "step": "how long the loop was",
@@ -56,6 +63,7 @@ INPUTS: dict[type, dict[str, str]] = {
         "failed": "which losses and gradients were not finite",
         "trials.mean": "losses",
         "trials.s": "losses",
+        "trials.loss": "losses",
         "trials.gradient_norm": "measured on the model",
     },
     runs.CommandAccepted: {

@@ -56,11 +56,12 @@ Tell: TypeAlias = KernelWanted | KernelJudged
 
 class Gains(NamedTuple):
     """loss(alpha = 0) - loss(alpha = 1) over the examples of a fold, in isolation: mean and standard deviation, NaN or
-    None where they are not finite; the norm of the seed's last isolated gradient."""
+    None where they are not finite; the norm of the seed's last isolated gradient; the mean loss without the seed."""
 
     mean: float | None
     s: float | None
     gradient_norm: float | None = None
+    loss: float | None = None
 
 
 class Change(NamedTuple):
@@ -166,6 +167,13 @@ class NextCommand:
 
 
 @dataclass(frozen=True, slots=True)
+class Description:
+    """What the run is called once a command that was accepted is obeyed. Answer: RunDescribed."""
+
+    command: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyNamed:
     """The policy of that name, in the version that decides now. Answer: Policy."""
 
@@ -194,6 +202,7 @@ Question: TypeAlias = (
     | Audit
     | Compile
     | NextCommand
+    | Description
     | PolicyNamed
     | NextProposal
     | LeftProposal

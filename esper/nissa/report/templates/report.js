@@ -8,17 +8,20 @@
   const LINES = ["run-0", "run-1", "run-2", "run-3", "run-4"];
   const number = (value) =>
     value == null ? "–" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(3));
-  const tick = (value) => (value !== 0 && Math.abs(value) < 1e-5 ? value.toExponential(0) : number(value));
+  const tick = (value) => (value == null ? "" : value !== 0 && Math.abs(value) < 1e-5 ? value.toExponential(0) : number(value));
 
-  // Without the first steps, where the loss is so high that all else looks the same.
-  const settled = (steps, columns) => (plot, least, most) => {
-    const [from, to] = plot.series[0].idxs ?? [0, steps.length - 1];
-    const first = Math.max(from, steps.findIndex((step) => step >= steps.at(-1) / 20));
-    const shown = columns.flatMap((column) => column.slice(first, to + 1)).filter((value) => value != null);
-    if (!shown.length) return least == null ? [0, 1] : [least, most];
-    const [lower, upper] = [Math.min(...shown), Math.max(...shown)];
-    const margin = (upper - lower || Math.abs(upper) || 1) * 0.08;
-    return [lower - margin, upper + margin];
+  // All of every line; on a scale of powers where otherwise most of it would lie flat.
+  const whole = (columns) => {
+    const values = columns.flat().filter((value) => value != null);
+    const [lower, upper] = [Math.min(...values), Math.max(...values)];
+    if (lower > 0 && upper > 20 * lower) return { distr: 3, range: (_, least, most) => [least / 1.1, most * 1.1] };
+    return {
+      range: (_, least, most) => {
+        if (least == null) return [0, 1];
+        const margin = (most - least || Math.abs(most) || 1) * 0.08;
+        return [least - margin, most + margin];
+      },
+    };
   };
 
   // As high as the means of what is shown, so that spikes of single steps do not flatten the rest.
@@ -43,12 +46,18 @@
     ...more,
   });
 
-  function charts(kind, run) {
+  function charts(kind, run, index) {
     if (kind === "together") {
-      const { x, runs, columns } = data.together;
-      return { values: [x, ...columns], series: runs.map((name, i) => line(name, `run-${i % 6}`, i > 5 ? { dash: [8, 5] } : {})), y: settled(x, columns) };
+      const { x, runs, columns } = data.together[index];
+      const series = runs.map((name, i) => line(name, `run-${i % 6}`, i > 5 ? { dash: [8, 5] } : {}));
+      return { values: [x, ...columns], series, scale: whole(columns) };
     }
     const chart = run[kind];
+    if (kind === "metrics") {
+      const { name, x, y } = chart[index];
+      const points = { show: x.length < 60, size: 6 };
+      return { values: [x, y], series: [line(name, "run-2", { points })], scale: whole([y]) };
+    }
     if (kind === "loss") {
       const series = [line("loss", "run-0", { width: 2.5 })];
       const values = [chart.x, chart.mean];
@@ -59,7 +68,7 @@
         return { values: [chart.x, chart.low, chart.mean], series, y: calm(chart.low, chart.mean) };
       }
       const edge = { width: 0 };
-      series.push(line("lowest step", "run-0", edge), line("highest step", "run-0", edge));
+      series.push(line("single steps", "run-0", edge), line("up to", "run-0", edge));
       return {
         values: [...values, chart.low, chart.high],
         series,
@@ -105,7 +114,7 @@
         ctx.moveTo(x, bbox.top);
         ctx.lineTo(x, bbox.top + bbox.height);
         ctx.stroke();
-        const name = seed.length > 14 ? seed.slice(0, 13) + "…" : seed;
+        const name = seed.length > 14 ? "…" + seed.slice(-13) : seed;  // its number is at the end
         const width = ctx.measureText(name).width;
         const fits = x + gap + width < bbox.left + bbox.width;
         const left = fits ? x + gap : x - gap - width;
@@ -124,7 +133,7 @@
     const kind = place.dataset.chart;
     const which = place.dataset.run;
     const run = which === undefined ? null : data.runs[which];
-    const { values, series, bands, zero, y } = charts(kind, run);
+    const { values, series, bands, zero, y, scale } = charts(kind, run, place.dataset.index);
     if (!values[0].length) {
       const none = document.createElement("p");
       none.className = "none";
@@ -145,14 +154,14 @@
         height: place.classList.contains("small") ? 200 : 260,
         padding: [8, pixels("pad"), 0, 0],
         cursor: { y: false, sync: run ? { key: `run-${which}` } : undefined, points: { size: 7 } },
-        scales: { x: { time: false, range: (_, low, high) => (low === high ? [0, Math.max(end, 1)] : [low, high]) }, y: zero ? { range: (_, low, high) => [0, high * 1.08 || 1] } : y ? { range: y } : {} },
+        scales: { x: { time: false, range: (_, low, high) => (low === high ? [0, Math.max(end, 1)] : [low, high]) }, y: scale ?? (zero ? { range: (_, low, high) => [0, high * 1.08 || 1] } : y ? { range: y } : {}) },
         axes: [
           { ...axis, values: (_, all) => all.map((value) => value.toLocaleString("en")), size: 34 },
           { ...axis, values: (_, all) => all.map(tick), size: (_, all) => Math.max(pixels("gutter"), ...(all ?? []).map((text) => 7 * text.length + 12)) },
         ],
         series: [{ label: "step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) }, ...series],
         bands,
-        legend: { show: true },
+        legend: { show: true, markers: { dash: (plot, i) => (plot.series[i].dash ? "dashed" : "solid") } },
         hooks: { setCursor: [pointed, ...(run ? [pointing(which)] : [])], draw: kind === "loss" ? [marks(run)] : [] },
       },
       values,

@@ -1,0 +1,1 @@
+"""Esper with other libraries, a module each; none of them is needed by the rest."""

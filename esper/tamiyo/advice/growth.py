@@ -1,0 +1,100 @@
+"""Why nothing grows, or nothing more: no data, site, budget or seeds left, sites that rest, a host that learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from esper.kasmina.stages import Stage
+from esper.tamiyo.advice.finding import Finding
+from esper.tamiyo.observation_v1 import Observation, observe
+from esper.tamiyo.sites import embargo_end, failures
+from esper.tamiyo.state import RunState, settings_of
+
+FALLING = (
+    0.05  # share of the loss by which three boundaries lie below the three before: the host still learns by itself
+)
+
+
+def growth(state: RunState) -> Iterator[Finding]:
+    """What keeps the run from growing now."""
+    if state.sites is None or state.model is None:
+        return
+    supported = [reason is None for reason in state.sites.reasons]
+    if not any(supported):
+        yield _no_site(state)
+        return
+    if state.gate is None:
+        what = "the run has no gate data, and without held-out examples no seed can be judged, so none is tried"
+        yield Finding("no gate data", what, "pass gate_data= to esper.start: 5 to 10 % of the examples", rank=0)
+        return
+    seen = observe(state)
+    settings = settings_of(state)
+    if seen.warmup_left:
+        numbers: dict[str, float] = {"step": state.step, "warmup": settings.policy.warmup}
+        what = f"the run is at step {state.step}, and no seed germinates before step {settings.policy.warmup}"
+        yield Finding("warm-up", what, f"train longer, or set policy.warmup={max(state.step // 4, 0)}", numbers, 0)
+    elif not seen.seeds_left and settings.policy.seeds:  # who sets 0 wants none
+        yield _used_up(state)
+    elif settings.policy.seeds:
+        yield from _no_room(state, seen)
+    if seen.trend is not None and seen.trend > FALLING and not state.seeds:
+        numbers = {"trend": seen.trend}
+        what = f"the loss still fell by {seen.trend:.1%} over the last six boundaries, so the host learns by itself"
+        yield Finding("host still learns", what, "train longer before growth is expected of it", numbers)
+
+
+def _no_site(state: RunState) -> Finding:
+    assert state.sites is not None
+    told = Counter(str(reason) for reason in state.sites.reasons).most_common(3)
+    why = "; ".join(f"{count} x {reason}" for reason, count in told) or "the model has no layers"
+    what = f"none of the model's {len(state.sites.names)} layers can hold a seed ({why})"
+    return Finding(
+        "no site", what, "unfreeze or plainly call a Linear, Conv2d or LayerNorm, or name one in sites=", rank=0
+    )
+
+
+def _used_up(state: RunState) -> Finding:
+    policy = settings_of(state).policy
+    born, kept = sum(state.born.values()), _kept(state)
+    what = f"all {born} seeds that the run may germinate are used up, {kept} of them kept, so nothing is tried any more"
+    numbers = {"germinated": born, "kept": kept, "policy.seeds": policy.seeds}
+    renewal = policy.renewal or max(state.step, 1000)
+    change = f"set policy.seeds={max(2 * born, 1)}, or policy.renewal={renewal} for as many again every {renewal} steps"
+    return Finding("seeds used up", what, change, numbers)
+
+
+def _no_room(state: RunState, seen: Observation) -> Iterator[Finding]:
+    """Where the next seed finds no place: sites rest, or nothing fits the budget."""
+    if seen.candidates or seen.training or seen.pending or seen.cooldown_left or state.sites is None:
+        return
+    settings = settings_of(state)
+    if seen.embargoed:
+        free = min(embargo_end(steps, settings.policy.embargo) for steps in failures(state).values())
+        what = f"{seen.embargoed} sites rest after failures, the first until step {free}, and no other is free"
+        numbers: dict[str, float] = {
+            "embargoed": seen.embargoed,
+            "free again": free,
+            "policy.embargo": settings.policy.embargo,
+        }
+        change = f"train beyond step {free}, or set policy.embargo={max(settings.policy.embargo // 4, 1)}"
+        yield Finding("sites rest", what, change, numbers)
+        return
+    costs = [cost for row in state.sites.costs for cost in row if cost >= 0]
+    if costs and min(costs) > seen.parameters_left:
+        host = sum(_size(shape) for shape in state.model.shapes) if state.model else 0
+        need = (min(costs) + (settings.policy.budget * host - seen.parameters_left)) / max(host, 1)
+        what = f"the smallest seed adds {min(costs):,} parameters, and {seen.parameters_left:,} of the budget are left"
+        numbers = {"smallest": min(costs), "left": seen.parameters_left, "policy.budget": settings.policy.budget}
+        yield Finding("no budget", what, f"set policy.budget={need:.2g} (a share of the host's parameters)", numbers, 0)
+
+
+def _kept(state: RunState) -> int:
+    return sum(seed.stage is Stage.FOSSILISED for seed in state.seeds.values())
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    product = 1
+    for length in shape:
+        product *= length
+    return product
