@@ -136,7 +136,8 @@ def _said_of(state: RunState) -> Iterator[tuple[str, str]]:
     yield from (("tags", ", ".join(state.tags)),) if state.tags else ()
     yield from (("notes", " ".join(state.notes.split())),) if state.notes else ()
     if state.params:
-        yield "params", ", ".join(f"{key}={json.dumps(value)}" for key, value in json.loads(state.params).items())
+        params = json.loads(state.params).items()
+        yield "params", ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in params)
     for number, (name, metric) in enumerate(state.metrics.items()):
         if number == METRICS:
             yield "", f"... and {len(state.metrics) - METRICS} more metrics"
