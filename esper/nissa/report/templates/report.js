@@ -5,6 +5,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const pixels = (name) => parseFloat(colour(name));
+  const WHOLE = [...Array(10).keys()].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power)); // steps
   const LINES = ["run-0", "run-1", "run-2", "run-3", "run-4"];
   const number = (value) =>
     value == null ? "–" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(3));
@@ -156,7 +157,7 @@
         cursor: { y: false, sync: run ? { key: `run-${which}` } : undefined, points: { size: 7 } },
         scales: { x: { time: false, range: (_, low, high) => (low === high ? [0, Math.max(end, 1)] : [low, high]) }, y: scale ?? (zero ? { range: (_, low, high) => [0, high * 1.08 || 1] } : y ? { range: y } : {}) },
         axes: [
-          { ...axis, values: (_, all) => all.map((value) => value.toLocaleString("en")), size: 34 },
+          { ...axis, values: (_, all) => all.map((value) => value.toLocaleString("en")), size: 34, incrs: WHOLE },
           { ...axis, values: (_, all) => all.map(tick), size: (_, all) => Math.max(pixels("gutter"), ...(all ?? []).map((text) => 7 * text.length + 12)) },
         ],
         series: [{ label: "step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) }, ...series],
