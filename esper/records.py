@@ -239,7 +239,7 @@ class RunRecord:
         for each metric, null where it was not measured.
 
         ``loss`` (the mean training loss since the boundary before) and ``learning_rate`` are of boundaries, the others
-        what ``run.log`` was given, under the prefix ``logged/`` where they bear one of these two names. ``metrics``
+        what ``run.log`` was given, under the prefix ``logged/`` where they bear one of these three names. ``metrics``
         chooses and orders the columns; ``at`` ends it as ``state`` does. Raises UsageError for an unknown metric.
         """
         import pyarrow
@@ -270,4 +270,4 @@ def _measured(content: object) -> Iterator[tuple[int, str, float]]:
     elif isinstance(content, MetricsLogged):
         for metric, step, value in zip(content.metrics, content.steps, content.values, strict=True):
             name = content.names[metric]
-            yield step, f"logged/{name}" if name in ("loss", "learning_rate") else name, value
+            yield step, f"logged/{name}" if name in ("step", "loss", "learning_rate") else name, value

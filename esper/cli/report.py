@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,16 +12,20 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json
 from esper.cli.reading import existing_log
+from esper.errors import EsperError
 from esper.nissa.embedded import Embedded, analytics_url
 from esper.records import connect
 from esper.tamiyo.advice import Finding
 
 
 def _advice(place: Place, run_ids: Iterable[str]) -> dict[str, tuple[Finding, ...]]:
-    """What the log says to do, of the runs that it still has: a database may hold more."""
+    """What the log says to do, of the runs that it still has, whole: a database may hold more."""
+    found = {}
     with connect(place.home, place.log) as connection:
-        kept = {run.run_id for run in connection.runs()}
-        return {run_id: connection.run(run_id).advice() for run_id in run_ids if run_id in kept}
+        for run_id in run_ids:
+            with suppress(EsperError):
+                found[run_id] = connection.run(run_id).advice()
+    return found
 
 
 @click.command()

@@ -106,7 +106,7 @@ def _results(states: Sequence[RunState]) -> tuple[Row, ...]:
     rows = [
         Row("result", "status", tuple(state.status for state in states)),
         Row("result", "steps", tuple(state.step for state in states)),
-        Row("result", "epochs begun", tuple(state.epoch + 1 for state in states)),
+        Row("result", "epochs at the last boundary", tuple(state.epoch + 1 for state in states)),
         Row("result", "training loss", tuple(state.last_loss() for state in states)),
         Row("result", "seeds", tuple(_seeds(state) for state in states)),
     ]

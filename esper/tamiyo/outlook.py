@@ -14,9 +14,12 @@ def outlook(state: RunState) -> str:
         return _next(state, living[0])
     if state.gate is None:
         return "no gate data, so no seeds"
-    warmup = settings_of(state).policy.warmup
-    if state.step < warmup:
-        return f"seeds from step {warmup:,} on"
+    policy = settings_of(state).policy
+    if not policy.seeds:
+        return "no seeds wanted (policy.seeds=0)"
+    first = policy.warmup if state.last_birth is None else max(policy.warmup, state.last_birth + policy.cooldown)
+    if state.step < first:
+        return f"seeds from step {first:,} on"
     hindrance = next((finding for finding in growth(state) if finding.name != "host still learns"), None)
     return f"no seed now: {hindrance.name}" if hindrance else "a seed may come at any boundary"
 

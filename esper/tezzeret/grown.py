@@ -54,6 +54,10 @@ def _within(model: nn.Module, place: Placed) -> nn.Module:
     while common < min(len(entry), len(exit)) and entry[common] == exit[common]:
         common += 1
     while isinstance(within := model.get_submodule(".".join(entry[:common])), nn.ModuleList | nn.ModuleDict):
+        if not common:
+            raise ModelMismatch(
+                "a seed spans modules of a list, whose sum is not known; make a module with a forward growable"
+            )
         common -= 1
     return within
 

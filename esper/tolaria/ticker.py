@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TextIO
 
 from esper.tamiyo.outlook import outlook
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from esper.tolaria.trainer import Trainer
@@ -20,19 +22,100 @@ PER_SECOND = 2
 
 def ticking(trainer: Trainer, wanted: bool) -> AbstractContextManager[object]:
     """Shows steps, pace, loss, living seeds and what comes next on stderr for as long as it is entered; nothing where
-    stderr is no terminal, or it is not wanted. What the program prints meanwhile stands above the line."""
-    if not wanted or not sys.stderr.isatty():
-        return nullcontext()
+    stderr is no terminal, or it is not wanted.
+
+    The lines that the program prints meanwhile stand above. One that draws on a line itself (a bar, a question) has
+    the terminal from then on.
+    """
+    return _shown(_Line(trainer).draw) if wanted and sys.stderr.isatty() else nullcontext()
+
+
+@contextmanager
+def _shown(draw: Callable[[], Text]) -> Iterator[None]:
     from rich.console import Console
     from rich.live import Live
 
-    return Live(
-        get_renderable=_Line(trainer).draw,
-        console=Console(stderr=True),
+    streams = sys.stdout, sys.stderr
+    console = Console(file=sys.stderr)
+    live = Live(
+        get_renderable=draw,
+        console=console,
         refresh_per_second=PER_SECOND,
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # rich would send it where stderr goes
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
+
+    def give_way() -> None:
+        live.stop()
+        if isinstance(sys.stdout, _Above):
+            sys.stdout = streams[0]
+        if isinstance(sys.stderr, _Above):
+            sys.stderr = streams[1]
+
+    live.start()
+    above = [_Above(stream, console, give_way) for stream in streams]
+    _EVER.extend(above)
+    sys.stderr = above[1]
+    if sys.stdout.isatty():
+        sys.stdout = above[0]
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Above):
+                stream.close_line()
+        give_way()
+
+
+_EVER: list[object] = []
+"""What once stood for a stream: ``print`` borrows it without holding it, and would crash were it gone meanwhile."""
+
+
+class _Above:
+    """A stream whose whole lines go above the live line; it gives way where something else than whole lines comes."""
+
+    def __init__(self, stream: TextIO, console: Console, give_way: Callable[[], None]) -> None:
+        self._stream, self._console, self._give_way = stream, console, give_way
+        self._begun = ""  # of a line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if sys.stdout is not self and sys.stderr is not self:  # somebody kept it, and the line is gone
+            return self._stream.write(text)
+        self._begun += text
+        if "\r" in self._begun.replace("\r\n", "\n"):
+            self._pass_on()
+            return len(text)
+        lines, newline, self._begun = self._begun.rpartition("\n")
+        if newline:
+            from rich.text import Text
+
+            self._console.print(Text.from_ansi(lines), soft_wrap=True, highlight=False)
+        return len(text)
+
+    def writelines(self, lines: Iterator[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self._begun:
+            self._pass_on()
+        self._stream.flush()
+
+    def close_line(self) -> None:
+        """Print what has begun."""
+        if self._begun:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """The program wants a line of its own, begun and not ended."""
+        begun, self._begun = self._begun, ""
+        self._give_way()
+        self._stream.write(begun)
+        self._stream.flush()
 
 
 class _Line:
@@ -40,6 +123,7 @@ class _Line:
         self._trainer = trainer
         self._seen = time.monotonic(), trainer.step
         self._pace = 0.0
+        self._outlook = -1, ""
 
     def draw(self) -> Text:
         from rich.text import Text
@@ -50,8 +134,10 @@ class _Line:
             parts.append(f"{pace:.3g} steps/s")
         if state.loss is not None:
             parts.append(f"loss {state.loss:.4g}")
+        if self._outlook[0] != state.decisions:  # of many sites it takes milliseconds
+            self._outlook = state.decisions, outlook(state)
         living = len(state.live_seeds())
-        parts += ["1 live seed" if living == 1 else f"{living} live seeds", outlook(state)]
+        parts += ["1 live seed" if living == 1 else f"{living} live seeds", self._outlook[1]]
         return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")
 
     def _measured(self, step: int) -> float:

@@ -141,6 +141,8 @@ def test_any_one_number_is_taken(tmp_path: Path, value: Any, number: float) -> N
         ({"a": 1.0, "b": np.zeros((2, 2))}, r"'b' is a ndarray of shape \[2, 2\]"),
         ({"a": 1.0, "b": None}, "'b' is a NoneType None"),
         ({"a": 1.0, "b": 1j}, "'b' is a complex"),
+        ({"a": 1.0, "b": torch.tensor(1j)}, "'b' is a Tensor of shape"),
+        ({"a": 1.0, "b": torch.tensor(1.0, device="meta")}, "'b' is a Tensor of shape"),
         ({"a": 1.0, "": 1.0}, "'' is no name of a metric"),
         ({"a": 1.0, "two\nlines": 1.0}, "no name of a metric"),
         ({"a": 1.0, "x" * 201: 1.0}, "no name of a metric; use up to 200 printable characters"),

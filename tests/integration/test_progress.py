@@ -60,6 +60,16 @@ def test_a_program_of_ones_own_shows_one_line_on_a_terminal_and_what_it_prints_s
     assert screen.endswith("\x1b[2K")  # the line is gone at the end
 
 
+@pytest.mark.parametrize("printed", ["saving to [/home/x] ", "\rdone 3/4"])
+def test_a_program_that_draws_on_a_line_itself_has_the_terminal_from_then_on(tmp_path: Path, printed: str) -> None:
+    program = tmp_path / "program.py"
+    own = (ROOT / "tests/programs/own.py").read_text()
+    program.write_text(own.replace('print("epoch", epoch)', f'print({printed!r}, end="", flush=True)'))
+    screen = Terminal(*OWN[:-1], program, tmp_path / "home").all()
+    assert screen.count(printed) == 12
+    assert "steps/s" not in screen[screen.index(printed) :]
+
+
 def test_it_is_silent_when_it_is_told_to_be(tmp_path: Path) -> None:
     assert "steps/s" not in Terminal(*OWN, tmp_path, "quiet").all()
 

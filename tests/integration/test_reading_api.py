@@ -106,6 +106,20 @@ def test_the_history_is_a_table_with_a_row_for_each_step(connection: esper.Conne
         run.history(["acuracy"])
 
 
+def test_a_metric_called_step_does_not_take_the_steps_place(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, epochs=1)
+    run = loop.begin()
+    for _ in run.epochs(1):
+        for batch in run.batches(loop.batches):
+            run.step(batch)
+            run.log({"step": 10.0 * run.step_number})
+    run.finish()
+    with esper.connect(tmp_path) as connection:
+        table = connection.run("run").history(["logged/step"])
+    assert table["step"].to_pylist() == list(range(1, 9))
+    assert table["logged/step"].to_pylist() == [10.0 * step for step in range(1, 9)]
+
+
 def test_sql_about_a_run_is_an_arrow_table(connection: esper.Connection) -> None:
     query = "SELECT step, value FROM metrics WHERE run_id = {run:String} AND metric = 'accuracy' ORDER BY step"
     assert connection.run("second").sql(query).to_pydict() == {"step": [8, 16], "value": [0.08, 0.16]}

@@ -14,6 +14,7 @@ from esper.kasmina import verdict
 from esper.settings import Verdict
 from esper.tamiyo.advice import advise, course_of
 from esper.tamiyo.advice.seeds import examples_needed, slope
+from esper.tamiyo.outlook import outlook
 from tests.histories import Simulation, simulate
 
 
@@ -60,6 +61,19 @@ def test_a_slope_has_its_standard_error() -> None:
     assert slope([(k, 0, math.nan) for k in range(9)]) is None
     assert slope([(7, 0, 0.1)] * 9) is None
     assert slope([(k, k, 0.1) for k in range(9)]) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_change_is_what_is_set_already_and_none_is_advised_who_wants_no_seeds(seed: int) -> None:
+    used_up = simulate(random.Random(seed), 30, "policy.seeds=1").state
+    for finding in advise(used_up):
+        assert "policy.renewal=20000" not in finding.change
+    names = {finding.name for finding in advise(used_up)}
+    assert not ("no gain so far" in names and "seeds used up" in names)
+    unwanted = simulate(random.Random(seed), 30, "policy.seeds=0").state
+    assert advise(unwanted) == ()
+    if unwanted.status == "running":
+        assert outlook(unwanted) == "no seeds wanted (policy.seeds=0)"
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -21,7 +21,7 @@ from esper.events.codec import canonical_json
 from esper.kasmina.effect import Effect, attach
 from esper.kasmina.seed import holds_seeds
 from esper.kasmina.span import Span
-from esper.tezzeret.grown import join
+from esper.tezzeret.grown import _within, join
 from esper.tezzeret.module import Placed
 from tests.growing import grow
 
@@ -281,6 +281,12 @@ def test_seeds_that_are_there_already_stay_the_same_parameters() -> None:
     model.load_state_dict(grown(seed=8).state_dict())
     assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
     assert torch.equal(outputs(model), outputs(grown(seed=8)))
+
+
+def test_a_span_in_a_list_of_modules_is_refused() -> None:
+    parts = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))])
+    with pytest.raises(ModelMismatch, match="modules of a list"):
+        _within(parts, Placed("0.0", "1.0", (2, 2), 1.0))
 
 
 def test_calling_growable_again_changes_nothing() -> None:

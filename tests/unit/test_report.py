@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -192,6 +193,13 @@ def test_what_the_program_measured_is_drawn_and_shared_metrics_are_compared():
     assert drawn[1]["x"] == list(range(0, 1000, 100))
     first["about"][0]["metrics"] = 40
     assert "38 more are not drawn" in page({"one": first}, NOW)
+
+
+def test_the_largest_number_there_is_is_drawn():
+    found = full()
+    found["metrics"] = [{"metric": "best", "x": 0, "value": sys.float_info.max}]
+    assert curves(found)["metrics"][0]["y"] == [sys.float_info.max]
+    assert "<html" in page({"one": found}, NOW)
 
 
 @pytest.mark.parametrize(("kept", "heading"), [(False, "What to do next"), (True, "What could be better")])

@@ -71,4 +71,5 @@ def _aligned(columns: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
 
 def _short(value: float) -> float:
     """Five digits are more than a screen shows."""
-    return float(f"{value:.5g}")
+    short = float(f"{value:.5g}")
+    return short if isfinite(short) else value

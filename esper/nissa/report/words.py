@@ -110,4 +110,5 @@ def flat(params: str) -> dict[str, str]:
             return {key: text for part, of in value.items() for key, text in walk(f"{name}.{part}", of).items()}
         return {name.removeprefix("."): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
 
-    return walk("", json.loads(params)) if params else {}
+    found = walk("", json.loads(params)) if params else {}
+    return {name: text for name, text in found.items() if name}

@@ -15,6 +15,8 @@ from esper.tamiyo.state import RunState
 
 __all__ = ["Course", "Finding", "advise", "course_of"]
 
+ENOUGH, MORE = "nothing to gain", {"seeds used up", "sites rest"}
+"""Who has nothing to gain needs no more seeds."""
 RULES: tuple[Callable[[RunState], Iterator[Finding]], ...] = (seeds, growth)
 
 
@@ -23,4 +25,9 @@ def advise(state: RunState, seen: Course | None = None) -> tuple[Finding, ...]:
     that the state does not keep (``course_of``)."""
     found = [finding for rule in RULES for finding in rule(state)]
     found += course(state, seen) if seen is not None else ()
+    names = {each.name for each in found}
+    if ENOUGH in names:
+        found = [each for each in found if each.name not in MORE]
+    if names & MORE:
+        found = [each for each in found if each.name != "no gain so far"]  # which says to go on
     return tuple(sorted(found, key=lambda each: each.rank))

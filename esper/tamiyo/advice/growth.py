@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -28,15 +29,17 @@ def growth(state: RunState) -> Iterator[Finding]:
         what = "the run has no gate data, and without held-out examples no seed can be judged, so none is tried"
         yield Finding("no gate data", what, "pass gate_data= to esper.start: 5 to 10 % of the examples", rank=0)
         return
-    seen = observe(state)
     settings = settings_of(state)
+    if not settings.policy.seeds:
+        return  # who sets 0 wants none
+    seen = observe(state)
     if seen.warmup_left:
         numbers: dict[str, float] = {"step": state.step, "warmup": settings.policy.warmup}
         what = f"the run is at step {state.step}, and no seed germinates before step {settings.policy.warmup}"
         yield Finding("warm-up", what, f"train longer, or set policy.warmup={max(state.step // 4, 0)}", numbers, 0)
-    elif not seen.seeds_left and settings.policy.seeds:  # who sets 0 wants none
+    elif not seen.seeds_left:
         yield _used_up(state)
-    elif settings.policy.seeds:
+    else:
         yield from _no_room(state, seen)
     if seen.trend is not None and seen.trend > FALLING and not state.seeds:
         numbers = {"trend": seen.trend}
@@ -59,8 +62,10 @@ def _used_up(state: RunState) -> Finding:
     born, kept = sum(state.born.values()), _kept(state)
     what = f"all {born} seeds that the run may germinate are used up, {kept} of them kept, so nothing is tried any more"
     numbers = {"germinated": born, "kept": kept, "policy.seeds": policy.seeds}
-    renewal = policy.renewal or max(state.step, 1000)
-    change = f"set policy.seeds={max(2 * born, 1)}, or policy.renewal={renewal} for as many again every {renewal} steps"
+    renewal = max(state.step, 1000)
+    change = f"set policy.seeds={max(2 * born, 1)}"
+    if not policy.renewal or renewal < policy.renewal:
+        change += f", or policy.renewal={renewal} for as many again every {renewal} steps"
     return Finding("seeds used up", what, change, numbers)
 
 
@@ -69,8 +74,11 @@ def _no_room(state: RunState, seen: Observation) -> Iterator[Finding]:
     if seen.candidates or seen.training or seen.pending or seen.cooldown_left or state.sites is None:
         return
     settings = settings_of(state)
-    if seen.embargoed:
-        free = min(embargo_end(steps, settings.policy.embargo) for steps in failures(state).values())
+    costs = [cost for row in state.sites.costs for cost in row if cost >= 0]
+    fits = not costs or min(costs) <= seen.parameters_left
+    ends = [embargo_end(steps, settings.policy.embargo) for steps in failures(state).values()]
+    if fits and seen.embargoed and any(end > state.step for end in ends):
+        free = min(end for end in ends if end > state.step)
         what = f"{seen.embargoed} sites rest after failures, the first until step {free}, and no other is free"
         numbers: dict[str, float] = {
             "embargoed": seen.embargoed,
@@ -80,13 +88,18 @@ def _no_room(state: RunState, seen: Observation) -> Iterator[Finding]:
         change = f"train beyond step {free}, or set policy.embargo={max(settings.policy.embargo // 4, 1)}"
         yield Finding("sites rest", what, change, numbers)
         return
-    costs = [cost for row in state.sites.costs for cost in row if cost >= 0]
-    if costs and min(costs) > seen.parameters_left:
+    if not fits:
         host = sum(_size(shape) for shape in state.model.shapes) if state.model else 0
         need = (min(costs) + (settings.policy.budget * host - seen.parameters_left)) / max(host, 1)
         what = f"the smallest seed adds {min(costs):,} parameters, and {seen.parameters_left:,} of the budget are left"
         numbers = {"smallest": min(costs), "left": seen.parameters_left, "policy.budget": settings.policy.budget}
-        yield Finding("no budget", what, f"set policy.budget={need:.2g} (a share of the host's parameters)", numbers, 0)
+        yield Finding(
+            "no budget",
+            what,
+            f"set policy.budget={math.ceil(1000 * need) / 1000:g} (a share of the host's parameters)",
+            numbers,
+            0,
+        )
 
 
 def _kept(state: RunState) -> int:

@@ -55,7 +55,9 @@ def _verdict(seed: SeedState) -> Evidence | None:
     """The numbers of the seed's verdict, where all of them are there."""
     moved = next((each for each in seed.transitions if each.gate == "verdict" and each.evidence is not None), None)
     found = moved.evidence if moved is not None else None
-    parts = () if found is None else (found.mean, found.s, found.n, found.sigma, found.z, found.delta)
+    parts = (
+        () if found is None else (found.mean, found.s, found.n, found.sigma, found.z, found.delta, found.gradient_norm)
+    )
     return found if parts and all(part is not None for part in parts) else None
 
 
@@ -171,12 +173,14 @@ def _not_told(state: RunState, seed: SeedState, evidence: Evidence) -> Finding:
     change = (
         f"give gate_data of some {_round(FOLDS * enough):,} examples, with gate.folds={FOLDS}, to tell so small a gain"
     )
+    if state.gate is None or FOLDS * enough > FARTHEST * state.gate.examples:
+        change = "be content: to tell so small a gain takes more than ten times the gate examples"
     return Finding(NOT_TOLD, what, change, numbers, seed=seed.name)
 
 
 def _none_so_far(failed: Sequence[tuple[SeedState, Evidence]]) -> Finding:
-    best = max(evidence.mean or 0.0 for _, evidence in failed)
-    least = min(needed(evidence).threshold for _, evidence in failed)
+    nearest = max((evidence for _, evidence in failed), key=lambda each: (each.mean or 0.0) - needed(each).threshold)
+    best, least = nearest.mean or 0.0, needed(nearest).threshold
     tried = "1 seed was" if len(failed) == 1 else f"{len(failed)} seeds were"
     what = f"{tried} judged, and the best gained {best:.2g} where {least:.2g} is asked for"
     numbers = {"seeds": len(failed), "best gain": best, "asked for": least}
@@ -215,8 +219,8 @@ def _no_gain(evidence: Evidence) -> bool:
 
 
 def _large_enough(judged: Sequence[tuple[SeedState, Evidence]]) -> Finding:
-    most = max(_upper(evidence) for _, evidence in judged)
-    least = min(needed(evidence).threshold for _, evidence in judged)
+    nearest = max((evidence for _, evidence in judged), key=lambda each: _upper(each) - needed(each).threshold)
+    most, least = _upper(nearest), needed(nearest).threshold
     what = (
         f"each of {len(judged)} seeds was measured well enough to say that it gains at most {most:.2g}, less than the "
         f"{least:.2g} asked for: the host seems large enough for its data"
