@@ -132,7 +132,7 @@ def test_kcat_shows_keys_headers_and_offsets(paused: Paused) -> None:
     address = Address.parse(paused.url)
     command = [_kcat(), "-b", address.servers, "-C", "-t", address.named(RUNS), "-e", "-q", "-J"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60)
-    told = [json.loads(line) for line in done.stdout.decode(errors="replace").splitlines()]
+    told = [json.loads(line) for line in done.stdout.decode(errors="replace").split("\n") if line]
     with closing(open_log(paused.url)) as log:
         entries = list(log.read(RUNS))
     assert [(each["partition"], each["offset"], each["key"]) for each in told] == [
