@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import apsw
 import pytest
 
 from esper.cli.main import main
 from esper.nissa.asking import Questions
 from esper.nissa.report.gather import LINES, POINTS, Gathered, gather
 from esper.nissa.report.page import page
+from tests.integration.command import runner
+from tests.training import Loop
 from tests.warehouse import Database
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -118,3 +122,17 @@ def test_the_command_names_what_is_wrong(
     assert out.read_text("utf-8").startswith("<!doctype html>")
     assert main(["report", "r", "--home", str(tmp_path), "--out", str(tmp_path / "no" / "report.html")]) == 1
     assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_a_run_whose_beginning_has_left_the_log_is_reported_without_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = Loop(tmp_path, gate=lambda: None)
+    loop.begin()
+    loop.go()
+    esper, pages = runner(tmp_path, capsys), (tmp_path / "before.html", tmp_path / "after.html")
+    assert esper("report", "run", "--out", pages[0]).code == 0
+    with closing(apsw.Connection(str(tmp_path / "log.db"))) as file:
+        file.execute("DELETE FROM records WHERE sequence <= 2")
+    assert esper("report", "run", "--out", pages[1]).code == 0
+    assert ["What to do next" in page.read_text() for page in pages] == [True, False]
