@@ -7,7 +7,7 @@ two seconds of the clock, most of which pass in other arms' blocks: here a batch
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from benchmarks.report import Figure, at_most, temporary_home
@@ -41,26 +41,31 @@ def figures() -> list[Figure]:
     task = demo_task()
     with temporary_home() as home:
         arms = [
-            under_esper(task, f"{home}/{number}", settings=_settings(task, every))
+            under_esper(task, f"{home}/{number}", settings=telemetry_every(task, every))
             for number, every in enumerate((0, 0, 1, 1))
         ]
         runs = [run for run, _ in arms]
         throw_away(runs[2])
         taken = interleaved([steps for _, steps in arms], STEPS, BLOCKS)
         germinated = len(runs[0].state.seeds)
-        ends = [run.finish() for run in runs]
-    if len({end["parameters_digest"] for end in ends}) != 1:
-        raise AssertionError(f"the arms trained differently: {ends}")
+        finish(runs)
     without, again, thrown, recorded = (each[1:] for each in taken)
     return [
         Figure(f"{task.name}: steps in a block", STEPS),
         Figure("seeds that germinated", germinated),
         Figure("milliseconds a step, without", statistics.median(without) / STEPS * 1000),
-        Figure("without against without", _ratio(without, again)),
-        Figure("measured and thrown away against without", _ratio(without, thrown)),
-        at_most("recorded against thrown away", _ratio(thrown, recorded), LIMIT),
-        at_most("recorded against without", _ratio(without, recorded), LIMIT),
+        Figure("without against without", ratio(without, again)),
+        Figure("measured and thrown away against without", ratio(without, thrown)),
+        at_most("recorded against thrown away", ratio(thrown, recorded), LIMIT),
+        at_most("recorded against without", ratio(without, recorded), LIMIT),
     ]
+
+
+def finish(runs: Sequence[Run]) -> None:
+    """The end of all arms, which are to have the same weights."""
+    ends = [run.finish() for run in runs]
+    if len({end["parameters_digest"] for end in ends}) != 1:
+        raise AssertionError(f"the arms trained differently: {ends}")
 
 
 def throw_away(run: Run) -> None:
@@ -72,9 +77,9 @@ def throw_away(run: Run) -> None:
     meter._recorder = cast(Recorder, ThrownAway())
 
 
-def _settings(task: Task, every: int) -> Settings:
+def telemetry_every(task: Task, every: int) -> Settings:
     return settings_from([*task.settings, f"telemetry.every={every}"])
 
 
-def _ratio(first: list[float], second: list[float]) -> float:
+def ratio(first: list[float], second: list[float]) -> float:
     return statistics.median(b / a for a, b in zip(first, second, strict=True))

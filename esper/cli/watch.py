@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -45,10 +44,9 @@ def watch(place: Place, run_id: str) -> None:
     from rich.live import Live
 
     log, watched = log_with(place, run_id), _Watched(run_id)
-    stop = threading.Event()
     try:
-        with Live(get_renderable=watched.table, refresh_per_second=4, screen=False):
-            for _, event in in_order(log.follow(RUNS, key=run_id, stop=stop)):
+        with Live(get_renderable=watched.table, refresh_per_second=4):
+            for _, event in in_order(log.follow(RUNS, key=run_id, stop=threading.Event())):
                 watched.take(event)
                 if watched.state.status in ENDED:
                     break
@@ -88,7 +86,7 @@ class _Watched:
         for column, width in COLUMNS.items():
             seeds.add_column(column, overflow="ellipsis", no_wrap=True, min_width=width)
         ordered = sorted(state.seeds.values(), key=lambda seed: (not seed.live, -seed.transitions[0].step))
-        for seed in islice(ordered, SEEDS):
+        for seed in ordered[:SEEDS]:
             gain = f"{seed.trials[-1][1].mean:.3g}" if seed.trials else ""
             told = evidence_of(seed).partition("\n")[0]
             cells = (seed.name, seed.site, seed.blueprint, seed.stage.value, f"{seed.since:,}", gain, told)

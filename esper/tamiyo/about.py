@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -104,3 +105,19 @@ def obeyed(now: RunState, asked: CommandIssued | None) -> RunDescribed:
         return described(now, asked.command if asked else "", (asked.value if asked else None) or "")
     except UsageError:
         return RunDescribed(name=now.name, tags=now.tags, notes=now.notes)
+
+
+def flat(text: str) -> dict[str, Any]:
+    """The values of a JSON object by dotted names."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, each in value.items():
+                walk(each, f"{name}.{key}" if name else str(key))
+        else:
+            found[name] = value
+
+    walk(json.loads(text), "")
+    found.pop("", None)
+    return found

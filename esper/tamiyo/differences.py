@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.events.runs import RunStarted
+from esper.tamiyo.about import flat
 from esper.tamiyo.state import RunState
 
 PROGRAM = "what else their programs do, such as their loss, epochs and schedules, is not on the log"
@@ -61,8 +62,8 @@ def differences(runs: Sequence[tuple[RunStarted, RunState]]) -> Differences:
 
 def _given(started: RunStarted) -> dict[tuple[str, str], Any]:
     """What a run was begun with, by group and name."""
-    found: dict[tuple[str, str], Any] = {("params", key): value for key, value in _flat(started.params or "{}").items()}
-    found |= {("settings", key): value for key, value in _flat(started.settings).items()}
+    found: dict[tuple[str, str], Any] = {("params", key): value for key, value in flat(started.params or "{}").items()}
+    found |= {("settings", key): value for key, value in flat(started.settings).items()}
     found |= {("data", each.name): each.sha256[:12] for each in started.data}
     found["data", "gate data"] = started.gate.digest[:12] if started.gate else None
     environment = started.environment
@@ -76,21 +77,6 @@ def _given(started: RunStarted) -> dict[tuple[str, str], Any]:
     found["start", "task"] = started.task
     found["start", "seed"] = started.seed
     found["start", "best"] = started.best
-    return found
-
-
-def _flat(text: str, within: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, each in value.items():
-                walk(each, f"{name}.{key}" if name else str(key))
-        else:
-            found[name] = value
-
-    walk(json.loads(text), within)
-    found.pop("", None)
     return found
 
 

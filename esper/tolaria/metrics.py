@@ -44,12 +44,14 @@ def _name(name: object) -> str:
 def _number(name: str, value: Any) -> float:
     if type(value) is float:
         return value
-    single = isinstance(value, Tensor) and value.numel() == 1
-    complex_ = isinstance(value, Tensor) and value.is_complex()
-    if single or isinstance(value, numbers.Real) or (getattr(value, "shape", None) == () and hasattr(value, "item")):
+    if isinstance(value, Tensor):
+        one = value.numel() == 1 and not value.is_complex()
+        value = value.detach()
+    else:
+        one = isinstance(value, numbers.Real) or (getattr(value, "shape", None) == () and hasattr(value, "item"))
+    if one:
         try:
-            if not complex_:
-                return float(value.detach() if single else value)
+            return float(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):  # torch's, of a tensor without data
             pass
     what = f"of shape {list(value.shape)}" if hasattr(value, "shape") else repr(value)[:40]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from esper.nissa.report.gather import Gathered
 from esper.nissa.report.story import Story, many_spelt
-from esper.nissa.report.words import NONE, figure, flat, listed, many, measured, sentence
+from esper.nissa.report.words import NONE, dotted, figure, listed, many, measured, sentence
+from esper.tamiyo.about import flat
 
 HIGHER = ("accuracy", "f1", "auc", "precision", "recall", "score", "reward")
 LOWER = ("loss", "error", "perplexity", "nll", "mse", "mae", "rmse")
@@ -130,7 +130,7 @@ def _differences(runs: Sequence[Gathered]) -> list[Difference]:
 def _given(found: Gathered) -> dict[str, str]:
     """What a run was started with, by name: its program's parameters, then Esper's settings."""
     [about] = found["about"]
-    params = {f"params.{name}": value for name, value in flat(about["params"]).items()}
+    params = {f"params.{name}": value for name, value in dotted(about["params"]).items()}
     return params | (_begun_with(found["run"][0]) if found["run"] else {})
 
 
@@ -138,6 +138,4 @@ def _begun_with(row: Mapping[str, Any]) -> dict[str, str]:
     plain = (("Task", "task"), ("Random seed", "seed"), ("Optimizer", "optimizer"), ("Device", "device"))
     given = {name: str(row[key]) or NONE for name, key in plain}
     given["Parameters at first"] = figure(float(row["parameters"]))
-    settings = json.loads(row["settings"] or "{}")
-    given.update({f"{group}.{name}": str(value) for group, of in settings.items() for name, value in of.items()})
-    return given
+    return given | {name: str(value) for name, value in flat(row["settings"] or "{}").items()}

@@ -15,9 +15,9 @@ from esper.nissa.report.gather import Gathered
 from esper.nissa.report.lifelines import Lifeline, chosen, lifelines
 from esper.nissa.report.words import (
     count,
+    dotted,
     duration,
     figure,
-    flat,
     listed,
     many,
     measured,
@@ -129,7 +129,7 @@ def story(run_id: str, found: Gathered, advice: Sequence[Finding] = ()) -> Story
         name=about["name"],
         tags=tuple(about["tags"]),
         notes=about["notes"],
-        params=tuple(flat(about["params"]).items()),
+        params=tuple(dotted(about["params"]).items()),
         status=told.status,
         steps=steps,
         headline=told.headline(),
@@ -153,7 +153,7 @@ def story(run_id: str, found: Gathered, advice: Sequence[Finding] = ()) -> Story
         curves={**drawn, "end": steps, "marks": _marks(shown)},
         metrics_left_out=int(about["metrics"]) - len(drawn["metrics"]),
         advice=tuple(advice),
-        kept=sum(line.stage == "FOSSILISED" for line in lines),
+        kept=len(told.kept),
         sites=told.sites,
         loss=told.loss,
         test=told.test,
@@ -192,11 +192,11 @@ class _Told:
         self._run = found["run"][0] if found["run"] else {}
         self._end = found["end"][0] if found["end"] else {}
         [self._extent], [sites] = found["extent"], found["sites"]
-        self._kept = [line for line in lines if line.stage == "FOSSILISED"]
+        self.kept = [line for line in lines if line.stage == "FOSSILISED"]
         self._gone = [line for line in lines if line.gone is not None]
-        self._live = [line for line in lines if line not in self._kept and line not in self._gone]
+        self._live = [line for line in lines if line not in self.kept and line not in self._gone]
         self._host = int(self._run.get("parameters", 0))
-        self._added = sum(costs.get(line.kernel, 0) for line in self._kept)
+        self._added = sum(costs.get(line.kernel, 0) for line in self.kept)
         self._seconds = sum(
             (parsed(row["last"]) - parsed(row["time"])).total_seconds() for row in found["attempts"] if row["last"]
         )
@@ -211,12 +211,12 @@ class _Told:
     def headline(self) -> str:
         if not self._lines:
             return "The network has not grown."
-        if not self._kept:
+        if not self.kept:
             return f"{sentence(many_spelt(len(self._lines), 'seed'))} tried, none kept{' yet' if self._live else ''}."
         tried = len(self._lines)
-        if len(self._kept) == tried:
+        if len(self.kept) == tried:
             return f"The network grew: {many_spelt(tried, 'seed')} tried and kept."
-        return f"The network grew: it kept {spelt(len(self._kept))} of {spelt(tried)} seeds."
+        return f"The network grew: it kept {spelt(len(self.kept))} of {spelt(tried)} seeds."
 
     def summary(self) -> str:
         what = self._run.get("task") or "a program of one's own"
@@ -227,7 +227,7 @@ class _Told:
         parts = [
             f"{spelt(len(lines))} {what}"
             for lines, what in (
-                (self._kept, "became part of the network"),
+                (self.kept, "became part of the network"),
                 (self._gone, "did not help enough and left it as it was"),
                 (self._live, "is undecided" if len(self._live) == 1 else "are undecided"),
             )
@@ -243,7 +243,7 @@ class _Told:
 
     def _without(self) -> str:
         """What the kept seeds are worth, as the last gate that switched them off has measured it."""
-        kept = {line.seed for line in self._kept}
+        kept = {line.seed for line in self.kept}
         worth = {row["seed"]: row["ablation"] for row in self._found["gates"] if row["ablation"] is not None}
         parts = [
             f"{figure(abs(loss))} {'higher' if loss >= 0 else 'lower'} without {seed}"
@@ -277,7 +277,7 @@ class _Told:
         told = [Tile(sentence(f"test {name}"), measured(name, value)) for name, value in list(self.test.items())[:2]]
         loss = f"from {figure(self._first_loss)} at first" if self._first_loss is not None else "nothing measured yet"
         told.append(Tile("Training loss", figure(self.loss), loss))
-        told.append(Tile("Seeds kept", f"{len(self._kept)} of {len(self._lines)}", self._seeds_note()))
+        told.append(Tile("Seeds kept", f"{len(self.kept)} of {len(self._lines)}", self._seeds_note()))
         if self._host:
             share = f"+{percent(self._added / self._host)}" if self._added else "nothing added"
             told.append(Tile("Parameters", count(self._host + self._added), share))
@@ -357,7 +357,7 @@ class _Told:
             "steps": count(self._steps),
             "loss": figure(self.loss),
             "test": ", ".join(tests) or "–",
-            "seeds": f"{len(self._kept)} of {len(self._lines)}",
+            "seeds": f"{len(self.kept)} of {len(self._lines)}",
             "added": f"{count(self._added)}" + (f" (+{percent(self._added / self._host)})" if self._host else ""),
             "seconds": duration(self._seconds),
             "stops": str(stops),

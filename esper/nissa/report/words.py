@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import floor, log10
-from typing import Any
+
+from esper.tamiyo.about import flat
 
 NONE = "–"
 _SPACE = "\u00a0"  # at which no line breaks
@@ -102,13 +103,10 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def flat(params: str) -> dict[str, str]:
-    """JSON of hyper-parameters by dotted names."""
-
-    def walk(name: str, value: Any) -> dict[str, str]:
-        if isinstance(value, dict) and value:
-            return {key: text for part, of in value.items() for key, text in walk(f"{name}.{part}", of).items()}
-        return {name.removeprefix("."): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
-
-    found = walk("", json.loads(params)) if params else {}
-    return {name: text for name, text in found.items() if name}
+def dotted(params: str) -> dict[str, str]:
+    """JSON of hyper-parameters as texts by dotted names; none where there are none."""
+    values = flat(params or "{}")
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }

@@ -15,8 +15,12 @@ from esper.tamiyo.state import RunState
 
 __all__ = ["Course", "Finding", "advise", "course_of"]
 
-ENOUGH, MORE = "nothing to gain", {"seeds used up", "sites rest"}
-"""Who has nothing to gain needs no more seeds."""
+INSTEAD = {
+    "nothing to gain": {"seeds used up", "sites rest"},  # no more seeds are needed
+    "seeds used up": {"no gain so far"},  # which says to go on
+    "sites rest": {"no gain so far"},
+}
+"""By finding, those that it makes pointless."""
 RULES: tuple[Callable[[RunState], Iterator[Finding]], ...] = (seeds, growth)
 
 
@@ -25,9 +29,5 @@ def advise(state: RunState, seen: Course | None = None) -> tuple[Finding, ...]:
     that the state does not keep (``course_of``)."""
     found = [finding for rule in RULES for finding in rule(state)]
     found += course(state, seen) if seen is not None else ()
-    names = {each.name for each in found}
-    if ENOUGH in names:
-        found = [each for each in found if each.name not in MORE]
-    if names & MORE:
-        found = [each for each in found if each.name != "no gain so far"]  # which says to go on
-    return tuple(sorted(found, key=lambda each: each.rank))
+    pointless = {name for each in found for name in INSTEAD.get(each.name, ())}
+    return tuple(sorted((each for each in found if each.name not in pointless), key=lambda each: each.rank))

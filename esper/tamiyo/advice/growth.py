@@ -12,9 +12,8 @@ from esper.tamiyo.observation_v1 import Observation, observe
 from esper.tamiyo.sites import embargo_end, failures
 from esper.tamiyo.state import RunState, settings_of
 
-FALLING = (
-    0.05  # share of the loss by which three boundaries lie below the three before: the host still learns by itself
-)
+FALLING = 0.05
+"""Share of the loss by which three boundaries lie below the three before, from which the host learns by itself."""
 
 
 def growth(state: RunState) -> Iterator[Finding]:
