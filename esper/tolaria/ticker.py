@@ -48,10 +48,13 @@ def _shown(draw: Callable[[], Text]) -> Iterator[None]:
 
     def give_way() -> None:
         live.stop()
-        if isinstance(sys.stdout, _Above):
+        out, err = above
+        if sys.stdout is out:
             sys.stdout = streams[0]
-        if isinstance(sys.stderr, _Above):
+        if sys.stderr is err:
             sys.stderr = streams[1]
+        for each in above:
+            each.let_through()
 
     live.start()
     above = [_Above(stream, console, give_way) for stream in streams]
@@ -62,9 +65,6 @@ def _shown(draw: Callable[[], Text]) -> Iterator[None]:
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, _Above):
-                stream.close_line()
         give_way()
 
 
@@ -78,16 +78,17 @@ class _Above:
     def __init__(self, stream: TextIO, console: Console, give_way: Callable[[], None]) -> None:
         self._stream, self._console, self._give_way = stream, console, give_way
         self._begun = ""  # of a line
+        self._through = False  # the line is gone
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        if sys.stdout is not self and sys.stderr is not self:  # somebody kept it, and the line is gone
+        if self._through:
             return self._stream.write(text)
         self._begun += text
         if "\r" in self._begun.replace("\r\n", "\n"):
-            self._pass_on()
+            self._give_way()
             return len(text)
         lines, newline, self._begun = self._begun.rpartition("\n")
         if newline:
@@ -102,18 +103,12 @@ class _Above:
 
     def flush(self) -> None:
         if self._begun:
-            self._pass_on()
+            self._give_way()
         self._stream.flush()
 
-    def close_line(self) -> None:
-        """Print what has begun."""
-        if self._begun:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        """The program wants a line of its own, begun and not ended."""
-        begun, self._begun = self._begun, ""
-        self._give_way()
+    def let_through(self) -> None:
+        """Write what has begun, and all that comes from now on, to the stream itself."""
+        begun, self._begun, self._through = self._begun, "", True
         self._stream.write(begun)
         self._stream.flush()
 

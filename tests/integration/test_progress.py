@@ -70,6 +70,17 @@ def test_a_program_that_draws_on_a_line_itself_has_the_terminal_from_then_on(tmp
     assert "steps/s" not in screen[screen.index(printed) :]
 
 
+def test_what_was_begun_on_the_other_stream_is_not_lost_when_the_line_goes(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    own = (ROOT / "tests/programs/own.py").read_text()
+    halves = 'sys.stderr.write(f"half of {epoch}, "); print(f"\\rbar {epoch}", end="", flush=True)'
+    program.write_text(own.replace('print("epoch", epoch)', halves))
+    screen = Terminal(*OWN[:-1], program, tmp_path / "home").all()
+    for epoch in range(12):
+        assert f"half of {epoch}, " in screen
+        assert f"bar {epoch}" in screen
+
+
 def test_it_is_silent_when_it_is_told_to_be(tmp_path: Path) -> None:
     assert "steps/s" not in Terminal(*OWN, tmp_path, "quiet").all()
 
