@@ -72,6 +72,7 @@ def test_no_change_is_what_is_set_already_and_none_is_advised_who_wants_no_seeds
     assert not ("no gain so far" in names and "seeds used up" in names)
     unwanted = simulate(random.Random(seed), 30, "policy.seeds=0").state
     assert advise(unwanted) == ()
+    assert advise(replace(unwanted, gate=None)) == ()
     if unwanted.status == "running":
         assert outlook(unwanted) == "no seeds wanted (policy.seeds=0)"
 

@@ -18,7 +18,8 @@ FALLING = 0.05
 
 def growth(state: RunState) -> Iterator[Finding]:
     """What keeps the run from growing now."""
-    if state.sites is None or state.model is None:
+    settings = settings_of(state)
+    if state.sites is None or state.model is None or not settings.policy.seeds:  # who sets 0 wants none
         return
     supported = [reason is None for reason in state.sites.reasons]
     if not any(supported):
@@ -28,9 +29,6 @@ def growth(state: RunState) -> Iterator[Finding]:
         what = "the run has no gate data, and without held-out examples no seed can be judged, so none is tried"
         yield Finding("no gate data", what, "pass gate_data= to esper.start: 5 to 10 % of the examples", rank=0)
         return
-    settings = settings_of(state)
-    if not settings.policy.seeds:
-        return  # who sets 0 wants none
     seen = observe(state)
     if seen.warmup_left:
         numbers: dict[str, float] = {"step": state.step, "warmup": settings.policy.warmup}
