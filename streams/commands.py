@@ -23,6 +23,7 @@ from esper.locks import locked
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS
+from esper.private import make_folder, open_file
 from streams import app, generations, rebuild, verify
 
 TOKEN = 16
@@ -52,8 +53,8 @@ def _check_free(host: str, port: int) -> None:
 
 def _keep_folder(folder: Path, name: str) -> int:
     """Have this process alone keep tables in ``folder``, as long as it lives; raises UsageError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    make_folder(folder)
+    held = open_file(folder / "lock", os.O_RDWR)
     if not locked(held):
         by = os.read(held, 20).decode(errors="replace").strip()
         os.close(held)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from esper.artifacts.port import checked
 from esper.errors import CorruptArtifact, EsperError
+from esper.private import make_folder, open_file, sync_folder
 
 _TEMPORARY = ".tmp-"
 _ABANDONED_AFTER = 3600.0  # seconds without a write
@@ -31,14 +32,14 @@ class FileStore:
     def put(self, key: str, data: bytes) -> None:
         path = self._folder / checked(key)
         try:
-            _make_folder(path.parent)
+            make_folder(path.parent)
             if path.parent not in self._swept:
                 self._swept.add(path.parent)
                 _sweep(path.parent)
             if not _holds(path, data):
                 _write(path, data)
             # Even when it was there: whoever renamed it may not have come as far as this.
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise EsperError(
                 f"artifact {key} could not be written to {self._folder} ({error.strerror or error}); "
@@ -97,7 +98,7 @@ def _holds(path: Path, data: bytes) -> bool:
 def _write(path: Path, data: bytes) -> None:
     temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
     try:
-        with open(temporary, "xb") as file:
+        with os.fdopen(open_file(temporary, os.O_WRONLY | os.O_EXCL), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -106,22 +107,6 @@ def _write(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(folder: Path) -> None:

@@ -69,6 +69,9 @@ def _run(log: Log, run_id: str) -> dict[str, Any]:
         state = fold(RunState(run_id), noting(history(log, run_id)))
     except (EsperError, ValueError) as error:
         return {"run_id": run_id, "status": None, "steps": None, "error": str(error)}
+    if first is None:
+        what = f"run {run_id}: none of its records can be read as an event; is another program writing to {RUNS}?"
+        return {"run_id": run_id, "status": None, "steps": None, "error": what}
     return {
         "run_id": run_id,
         "status": state.status,

@@ -11,6 +11,7 @@ from typing import Self
 from esper.errors import LogError
 from esper.locks import locked
 from esper.log.port import PARTITIONS, Change
+from esper.private import make_folder, open_file
 
 LOOK = 0.1
 """Seconds between two attempts to take the lock."""
@@ -47,8 +48,8 @@ class LockedShare:
 
     def _locked(self) -> bool:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_folder(self._path.parent)
+            descriptor = open_file(self._path, os.O_RDWR)
         except OSError as error:
             raise LogError(f"{self._path}: {error.strerror}; whoever shares the log needs to write here") from error
         if not locked(descriptor):

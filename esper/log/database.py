@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakSet
@@ -15,6 +16,7 @@ from weakref import WeakSet
 import apsw
 
 from esper.errors import LogError
+from esper.private import make_folder
 
 VERSION = 1
 PATIENCE = 5.0
@@ -196,7 +198,8 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _connected(path: Path) -> apsw.Connection:
-    _make_folder(path.parent)
+    make_folder(path.parent)
+    _make_file(path)
     connection = apsw.Connection(str(path))
     try:
         connection.set_busy_timeout(round(PATIENCE * 1000))
@@ -209,16 +212,15 @@ def _connected(path: Path) -> apsw.Connection:
     return connection
 
 
-def _make_folder(folder: Path) -> None:
-    """Make ``folder``, private, and see to it that a power cut does not take it away."""
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    for part in reversed(missing):
-        part.mkdir(mode=0o700, exist_ok=True)
-        above = os.open(part.parent, os.O_RDONLY)
-        try:
-            os.fsync(above)
-        finally:
-            os.close(above)
+def _make_file(path: Path) -> None:
+    """Make the file, private, if it is not there; SQLite gives its companions the same mode.
+
+    Without a descriptor: closing one would take away the locks that other threads have on the file. Where only root
+    may do so SQLite makes it itself, and the folder is what keeps it private.
+    """
+    if not path.exists():
+        with suppress(FileExistsError, PermissionError):
+            os.mknod(path, 0o600 | stat.S_IFREG)
 
 
 def _version(connection: apsw.Connection, path: Path) -> int:

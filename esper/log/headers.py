@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from struct import Struct
+from struct import error as StructError
+
+from esper.errors import DecodeError
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -18,12 +21,15 @@ def pack(headers: Headers) -> bytes:
 
 
 def unpack(blob: bytes) -> Headers:
-    """The headers that ``pack`` made the blob of."""
+    """The headers that ``pack`` made the blob of; raises DecodeError for any other."""
     if not blob:
         return ()
     line, _, values = blob.partition(b"\n")
-    names, layout = _layout(line)
-    return tuple(zip(names, layout.unpack(values), strict=True))
+    try:
+        names, layout = _layout(line)
+        return tuple(zip(names, layout.unpack(values), strict=True))
+    except (ValueError, TypeError, MemoryError, OverflowError, StructError) as error:
+        raise DecodeError(f"its headers are damaged ({error})") from error
 
 
 @lru_cache(maxsize=4096)

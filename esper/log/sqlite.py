@@ -171,7 +171,11 @@ class SqliteLog:
         while rows := self._chunk(stream, start, end, share):
             for offset, schema_id, value, headers, timestamp, epoch, sequence in rows:
                 schema, error = self._schemas.get(schema_id) or self._schema(schema_id)
-                record = _record(topic, key, schema, value, unpack(headers), epoch, sequence)
+                try:
+                    unpacked = unpack(headers)
+                except DecodeError as damage:
+                    unpacked, error = (), str(damage)
+                record = _record(topic, key, schema, value, unpacked, epoch, sequence)
                 yield _entry(_position(topic, partition, offset), utc(timestamp), record, error)
             start = rows[-1][0]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from esper.backoff import Backoff
 from esper.errors import AnalyticsError
 from esper.locks import locked
+from esper.private import make_folder, open_file
 
 PATIENCE = 10.0
 """Seconds to wait for another process to be done."""
@@ -54,11 +55,11 @@ def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Ite
     Raises Taken at once if its owner answers questions on a socket, else when one owner has had it for ``patience``
     seconds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = lock_file(folder)
     began, waited_for, deadline = time.monotonic(), -1, 0.0
     backoff = Backoff(LOOK, LOOK)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, os.O_RDWR)
     try:
         while not locked(descriptor):
             owner = _read(path)

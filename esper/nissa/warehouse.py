@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from esper.nissa.remote import WRITING, open_server
 from esper.nissa.trouble import told
+from esper.private import make_folder
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -35,7 +36,7 @@ def connect(url: str, *, limits: bool = False, write: bool = True) -> Client:
         if not url.startswith(EMBEDDED):
             return open_server(url, limits=given, write=write, make=write and not limits)
         folder = Path(url.removeprefix(EMBEDDED))
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         client = clickhouse_connect.get_client(interface="chdb", path=str(folder))
         _have_own_database(client)
         question = {"log_comment": QUESTION} if limits else {}

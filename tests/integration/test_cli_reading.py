@@ -98,6 +98,17 @@ def test_a_record_of_others_does_not_keep_runs_from_being_listed(home, tmp_path,
     assert [run["run_id"] for run in told] == ["done", "strange"]
 
 
+def test_a_run_none_of_whose_records_is_an_event_is_a_line_of_its_own(home, tmp_path, capsys):
+    copied = _copy(home, tmp_path)
+    inject(log_url(copied), "esper.runs", "strange", b"hello", ())
+    result = runner(copied, capsys)("runs")
+    assert result.code == 1
+    rows = [line.split()[:2] for line in result.out.splitlines()]
+    assert ["done", "completed"] in rows
+    assert ["strange", "unreadable"] in rows
+    assert "esper: run strange: none of its records can be read as an event" in result.err
+
+
 def test_show_tells_the_state_at_the_end_at_an_event_and_at_a_step(esper):
     whole = esper("show", "done", "--json").json
     assert whole["status"] == "completed"

@@ -73,6 +73,29 @@ def test_the_file_is_made_on_first_use_in_a_private_folder(path: Path) -> None:
     connection.close()
 
 
+def test_its_files_are_private_in_a_folder_that_is_not(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    log = open_log(f"sqlite:///{tmp_path}/log.db")
+    log.open_writer("run").append([event("run", 1, 1)])
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    log.close()
+    assert modes == dict.fromkeys(("log.db", "log.db-wal", "log.db-shm"), 0o600)
+
+
+def test_a_record_with_damaged_headers_is_named_and_its_value_read(log: SqliteLog) -> None:
+    log.open_writer("run").append([event("run", 1, 1)])
+    (whole,) = log.read(RUNS)
+    blob = pack(whole.record.headers)
+    for place in range(blob.index(b"\n") + 1):
+        damaged = bytearray(blob)
+        damaged[place] ^= 0x80
+        with log.database.transaction() as connection:
+            connection.execute("UPDATE records SET headers = ?", (bytes(damaged),))
+        (entry,) = log.read(RUNS)
+        assert (entry.position, entry.record.value) == (whole.position, whole.record.value)
+        assert "headers are damaged" in (entry.error or "")
+
+
 def test_appends_are_synced_to_the_disk(log: SqliteLog) -> None:
     with log.database.session() as connection:
         assert connection.pragma("synchronous") == 2

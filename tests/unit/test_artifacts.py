@@ -33,6 +33,17 @@ def test_what_is_put_is_got(store: ArtifactStore) -> None:
     assert store.get(KEY, SHA256) == DATA
 
 
+def test_nobody_but_the_owner_may_read_what_is_put(store: ArtifactStore) -> None:
+    before = os.umask(0o022)
+    try:
+        store.put(KEY, DATA)
+    finally:
+        os.umask(before)
+    path = file_of(store)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [folder.stat().st_mode & 0o777 for folder in list(path.parents)[:2]] == [0o700, 0o700]
+
+
 def test_a_url_with_three_slashes_is_relative_and_with_four_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
