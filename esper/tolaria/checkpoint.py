@@ -1,7 +1,9 @@
 """Checkpoints: a manifest of content-addressed safetensors chunks. Without its event a checkpoint does not exist.
 
-A tensor that is already in a chunk of an earlier checkpoint is referenced there, so an unchanged tensor is stored
-once. Files live under ``runs/RUN/`` in the artifacts: ``chunks/SHA256.safetensors`` and ``manifests/SHA256.json``.
+What changes, and what is small, is written anew into chunks of the checkpoint's own, so that it needs no file of those
+before it. A large tensor that stays as it is (a frozen layer) is stored twice, and checkpoints refer to the two copies
+in turn: that costs its bytes once more than it has to, and no damaged file takes two checkpoints in a row. Files live
+under ``runs/RUN/`` in the artifacts: ``chunks/SHA256.safetensors`` and ``manifests/SHA256.json``.
 
 ``folds/MANIFEST.SHA256.fold`` may hold the run as it was folded when a checkpoint was taken, JSON too: a help that
 nothing depends on. A checkpoint without it, or whose copy of it is damaged, is whole. No manifest names it, for a
@@ -27,6 +29,8 @@ from esper.tolaria.tree import Skeleton, compact_json, flatten, unflatten
 
 FORMAT = 1
 CHUNK_BYTES = 64 * 2**20
+LARGE = 64 * 2**10
+"""Bytes from which on an unchanged tensor is referenced rather than written anew; generators' states have less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +85,21 @@ class Checkpoints:
 
     def __init__(self, store: ArtifactStore, run_id: str) -> None:
         self._store, self._folder = store, f"runs/{run_id}"
-        self._places: dict[str, str] = {}  # digest of a tensor, its key in the chunk -> chunk
+        self._before: dict[str, str] = {}  # of the newest checkpoint: digest of a tensor, its key in the chunk -> chunk
+        self._copies: dict[str, set[str]] = {}  # of large tensors that did not change: key -> chunks
+        self._wrote = False
         self._live: dict[str, set[str]] = {}  # manifest -> the keys of its files
 
     def write(self, snap: Snapshot) -> Written:
         """Write chunks, then the manifest; durable when it returns. Raises OSError and its like."""
         digests = {name: tensor_digest(tensor) for name, tensor in snap.tensors.items()}
         cursor_digests = {name: tensor_digest(tensor) for name, tensor in snap.cursor_tensors.items()}
-        new = {
-            digest.hex(): tensor
+        given = {
+            known[name].hex(): tensor
             for named, known in ((snap.tensors, digests), (snap.cursor_tensors, cursor_digests))
             for name, tensor in named.items()
-            if (digest := known[name]).hex() not in self._places
         }
-        size = sum(self._write_chunk(chunk) for chunk in _chunks(new))
+        places, size = self._place(given, snap.step)
         manifest = {
             "format": FORMAT,
             "step": snap.step,
@@ -102,8 +107,8 @@ class Checkpoints:
             "digest": digest_of(snap.skeleton, digests).digest,
             "state": snap.skeleton,
             "cursor": snap.cursor,
-            "tensors": {name: self._place(digest) for name, digest in digests.items()},
-            "cursor_tensors": {name: self._place(digest) for name, digest in cursor_digests.items()},
+            "tensors": _placed(digests, places),
+            "cursor_tensors": _placed(cursor_digests, places),
         }
         data = compact_json(manifest)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -112,6 +117,7 @@ class Checkpoints:
             folded = to_bytes(snap.folded)
             self._store.put(f"{self._folds(sha256)}{hashlib.sha256(folded).hexdigest()}.fold", folded)
         self._live[sha256] = self._files_of(sha256, manifest)
+        self._before, self._wrote = places, True
         return Written(sha256, size + len(data))
 
     def read(self, manifest: str) -> Loaded:
@@ -119,8 +125,8 @@ class Checkpoints:
         raw = self._manifest(manifest)
         chunks = {place[1] for part in ("tensors", "cursor_tensors") for place in raw[part].values()}
         loaded = {chunk: self._read_chunk(chunk) for chunk in sorted(chunks)}
-        for part in ("tensors", "cursor_tensors"):
-            self._places.update(dict(raw[part].values()))
+        if not self._wrote:
+            self._before = {key: chunk for part in ("tensors", "cursor_tensors") for key, chunk in raw[part].values()}
         # Cloned for each name: equal tensors (Adam's step counters) share one entry of a chunk but must not share
         # memory, and safetensors' addresses are not aligned as torch's are, which can change the bits of a product.
         tensors, cursor_tensors = (
@@ -146,7 +152,7 @@ class Checkpoints:
     def adopt(self, manifest: str) -> None:
         """Take over a checkpoint of a former process; raises CorruptArtifact.
 
-        Its chunks are only seen to be there: they are checked, and may be referenced, when they have been read.
+        Its chunks are only seen to be there; they are checked when they are read.
         """
         raw = self._manifest(manifest)
         for chunk in _chunks_of(raw):
@@ -165,7 +171,10 @@ class Checkpoints:
         if files is None:
             files = self._files_left(manifest)
         gone = files - set().union(*self._live.values())
-        self._places = {key: chunk for key, chunk in self._places.items() if self._chunk_key(chunk) not in gone}
+        for key, chunks in list(self._copies.items()):
+            self._copies[key] = {chunk for chunk in chunks if self._chunk_key(chunk) not in gone}
+            if not self._copies[key]:
+                del self._copies[key]
         for file in sorted(gone):
             self._store.delete(file)
         self._store.delete(self._manifest_key(manifest))
@@ -181,12 +190,32 @@ class Checkpoints:
         """The keys of what goes with a manifest."""
         return {*self._store.keys(self._folds(manifest)), *map(self._chunk_key, _chunks_of(raw))}
 
-    def _write_chunk(self, tensors: dict[str, Tensor]) -> int:
-        data = safetensors.torch.save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()})
+    def _place(self, tensors: dict[str, Tensor], step: int) -> tuple[dict[str, str], int]:
+        """The chunk of each, by the key that it has there, and the bytes that were written.
+
+        The checkpoint before has none of these chunks.
+        """
+        used = set(self._before.values())
+        still = {key: tensor for key, tensor in tensors.items() if tensor.nbytes >= LARGE and key in self._before}
+        places = {key: min(free) for key in still if (free := self._copies.get(key, set()) - used)}
+        again = {key: tensor for key, tensor in still.items() if key not in places}
+        moved = {key: tensor for key, tensor in tensors.items() if key not in still}
+        size = 0
+        for chunk in (*_chunks(again), *_chunks(moved)):
+            sha256, length = self._write_chunk(chunk, step)
+            places |= dict.fromkeys(chunk, sha256)
+            size += length
+        for key in again:
+            self._copies.setdefault(key, set()).add(places[key])
+        return places, size
+
+    def _write_chunk(self, tensors: dict[str, Tensor], step: int) -> tuple[str, int]:
+        """The digest and the length of a chunk; that of another step is another, whatever it holds."""
+        bare = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+        data = safetensors.torch.save(bare, metadata={"step": str(step)})
         sha256 = hashlib.sha256(data).hexdigest()
         self._store.put(self._chunk_key(sha256), data)
-        self._places.update(dict.fromkeys(tensors, sha256))
-        return len(data)
+        return sha256, len(data)
 
     def _read_chunk(self, chunk: str) -> dict[str, Tensor]:
         return safetensors.torch.load(self._store.get(self._chunk_key(chunk), chunk))
@@ -199,10 +228,6 @@ class Checkpoints:
             )
         return raw
 
-    def _place(self, digest: bytes) -> list[str]:
-        key = digest.hex()
-        return [key, self._places[key]]
-
     def _chunk_key(self, sha256: str) -> str:
         return f"{self._folder}/chunks/{sha256}.safetensors"
 
@@ -212,6 +237,10 @@ class Checkpoints:
 
     def _manifest_key(self, sha256: str) -> str:
         return f"{self._folder}/manifests/{sha256}.json"
+
+
+def _placed(digests: dict[str, bytes], places: dict[str, str]) -> dict[str, list[str]]:
+    return {name: [digest.hex(), places[digest.hex()]] for name, digest in digests.items()}
 
 
 def _chunks_of(manifest: dict[str, Any]) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from esper.errors import CorruptArtifact, DataMismatch, ReplayDivergence, RunUnusable, Unsupported
 from esper.events.runs import BoundaryReached, CheckpointCommitted, CheckpointRetired, RunResumed, RunStarted
-from tests.training import SETTINGS, Loop, contents, examples, history, settings, stages
+from tests.training import SETTINGS, Loop, contents, examples, history, host, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 START = sys.modules["esper.tolaria.start"]  # the package has a function of that name
@@ -160,6 +161,14 @@ def chunk_files(home: Path, run_id: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def partly_frozen() -> nn.Module:
+    """A host most of whose bytes never change."""
+    model = nn.Sequential(nn.Linear(4, 2**13), nn.Linear(2**13, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    for parameter in model[:2].parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
 def damage(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:-8] + bytes(255 - each for each in data[-8:]))
@@ -203,6 +212,28 @@ def test_recovery_takes_the_checkpoint_before_a_damaged_one_and_says_so(
     loop.go()
     assert [path for path in chunk_files(tmp_path, "torn") if newest.manifest in path.name] == []
     assert history(tmp_path, "torn") == whole
+
+
+@pytest.mark.parametrize("model", [host, partly_frozen])
+@pytest.mark.parametrize("harm", [damage, os.unlink], ids=["damaged", "missing"])
+def test_no_file_is_needed_by_every_checkpoint(
+    tmp_path: Path, harm: Callable[[Path], None], model: Callable[[], nn.Module]
+) -> None:
+    loop = Loop(tmp_path / "home", model=model, epochs=6)
+    whole = loop.whole()
+    loop.begin("torn")
+    loop.go(until=35)
+    files = chunk_files(tmp_path / "home", "torn")
+    assert len(files) > 6
+    for number, path in enumerate(files):
+        copy = tmp_path / str(number)
+        shutil.copytree(tmp_path / "home", copy)
+        harm(copy / path.relative_to(tmp_path / "home"))
+        again = Loop(copy, model=model, epochs=6)
+        again.resume("torn")
+        again.go()
+        assert history(copy, "torn") == whole
+        shutil.rmtree(copy)
 
 
 def test_when_every_checkpoint_is_damaged_the_error_says_what_to_do(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,33 +68,57 @@ def test_a_snapshot_is_a_copy(files: Checkpoints) -> None:
     assert files.read(files.write(taken).manifest).tree["model"]["w"].sum() == 15
 
 
-def test_an_unchanged_tensor_is_stored_once(files: Checkpoints, store: ArtifactStore) -> None:
-    first = files.write(snap(1, state()))
-    second = files.write(snap(2, state(w=2.0)))
-    assert first.size > 4000
-    assert second.size < 2000
-    assert len(chunks(store)) == 2
-    assert files.read(second.manifest).tree["model"]["same"].sum() == 499500
+def frozen(w: float) -> dict[str, Any]:
+    return {"w": torch.full((5, 3), w), "frozen": torch.arange(2.0**15), "generator": torch.arange(5000).byte()}
 
 
-def test_a_tensor_read_from_an_earlier_process_is_not_stored_again(files: Checkpoints, store: ArtifactStore) -> None:
-    manifest = files.write(snap(1, state())).manifest
+def needed(store: ArtifactStore, manifest: str) -> set[str]:
+    """The chunks that a checkpoint refers to."""
+    raw = json.loads(store.get(f"runs/run/manifests/{manifest}.json", manifest))
+    return {chunk for part in ("tensors", "cursor_tensors") for _, chunk in raw[part].values()}
+
+
+def test_a_large_tensor_that_stays_as_it_is_is_stored_twice_and_not_again(files: Checkpoints) -> None:
+    sizes = [files.write(snap(step, frozen(step))).size for step in range(1, 8)]
+    assert all(size > 2**17 for size in sizes[:3])  # the first does not know yet that it stays
+    assert all(size < 2**14 for size in sizes[3:])
+
+
+@pytest.mark.parametrize("keep", [2, 3])
+@pytest.mark.parametrize("tree", [state, frozen, lambda _: frozen(1.0)])
+def test_no_file_is_needed_by_two_checkpoints_that_follow_one_another(
+    files: Checkpoints, store: ArtifactStore, keep: int, tree: Any
+) -> None:
+    kept: list[str] = []
+    for step in range(1, 12):
+        kept.append(files.write(snap(step, tree(float(step)))).manifest)
+        for old in kept[:-keep]:
+            files.remove(old)
+        kept = kept[-keep:]
+        uses = [needed(store, manifest) for manifest in kept]
+        assert all(not one & other for one, other in pairwise(uses))
+        assert {key.split("/")[-1].split(".")[0] for key in chunks(store)} == set().union(*uses)
+        assert [files.read(manifest).step for manifest in kept] == list(range(step - len(kept) + 1, step + 1))
+
+
+def test_small_tensors_lean_on_no_earlier_file(files: Checkpoints, store: ArtifactStore) -> None:
+    first, second = (files.write(snap(step, state(), {"now": torch.tensor([0])})).manifest for step in (1, 2))
+    assert not needed(store, first) & needed(store, second)
+
+
+def test_a_later_process_refers_to_no_file_of_the_checkpoint_it_took_up(
+    files: Checkpoints, store: ArtifactStore, tmp_path: Path
+) -> None:
+    manifest = files.write(snap(1, frozen(1.0))).manifest
     later = Checkpoints(store, "run")
     later.adopt(manifest)
     later.read(manifest)
-    assert later.write(snap(2, state(w=2.0))).size < 2000
-
-
-def test_a_chunk_that_was_only_seen_but_not_checked_is_not_relied_upon(
-    files: Checkpoints, store: ArtifactStore, tmp_path: Path
-) -> None:
-    manifest = files.write(snap(1, state())).manifest
-    damage(tmp_path, chunks(store)[0])
-    later = Checkpoints(store, "run")
-    later.adopt(manifest)
-    again = later.write(snap(2, state()))
-    assert again.size > 4000
-    assert later.read(again.manifest).tree["model"]["same"].sum() == 499500
+    again = later.write(snap(2, frozen(2.0)))
+    for key in needed(store, manifest):
+        damage(tmp_path, f"runs/run/chunks/{key}.safetensors")
+    assert later.read(again.manifest).tree["frozen"].sum() == torch.arange(2.0**15).sum()
+    assert later.write(snap(3, frozen(3.0))).size > 2**17
+    assert later.write(snap(4, frozen(4.0))).size < 2**14
 
 
 def test_equal_tensors_do_not_share_memory_after_loading(files: Checkpoints) -> None:
@@ -149,17 +174,20 @@ def test_a_manifest_of_a_newer_version_is_refused(files: Checkpoints, store: Art
 
 
 def test_removing_a_checkpoint_keeps_the_chunks_that_others_need(files: Checkpoints, store: ArtifactStore) -> None:
-    first = files.write(snap(1, state())).manifest
-    second = files.write(snap(2, state(w=2.0))).manifest
-    third = files.write(snap(3, state(w=3.0))).manifest
+    first, second, third, fourth = (files.write(snap(step, frozen(step))).manifest for step in range(1, 5))
+    assert len(needed(store, second) & needed(store, fourth)) == 1
     files.remove(second)
-    assert len(chunks(store)) == 2
+    assert set(chunks(store)) == {
+        f"runs/run/chunks/{each}.safetensors"
+        for each in needed(store, first) | needed(store, third) | needed(store, fourth)
+    }
     files.remove(first)
-    assert len(chunks(store)) == 2
-    assert files.read(third).tree["model"]["same"].sum() == 499500
     files.remove(third)
+    assert len(chunks(store)) == 2
+    assert files.read(fourth).tree["frozen"][-1] == 2**15 - 1
+    files.remove(fourth)
     assert list(store.keys("runs/run/")) == []
-    assert files.read(files.write(snap(4, state())).manifest).step == 4
+    assert files.read(files.write(snap(5, frozen(5.0))).manifest).step == 5
 
 
 def test_a_later_process_removes_what_an_earlier_one_wrote(files: Checkpoints, store: ArtifactStore) -> None:
