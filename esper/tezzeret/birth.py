@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import logging
 import time
 from collections.abc import Mapping
 
@@ -10,12 +12,14 @@ import torch
 from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
-from esper.errors import UsageError
+from esper.errors import CorruptArtifact, UsageError
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected, KernelRequested
 from esper.kasmina.kinds import KINDS
 from esper.tezzeret.builder import build, check_request, geometry_of
-from esper.tezzeret.kernel import load_kernel, save_kernel
+from esper.tezzeret.kernel import kernel_bytes, kernel_key, load_kernel, save_kernel
 from esper.tezzeret.module import Kernel
+
+logger = logging.getLogger("esper")
 
 
 def compile_kernel(
@@ -54,6 +58,32 @@ def compile_kernel(
         measured={"seconds": time.perf_counter() - began},
     )
     return compiled, kernel
+
+
+def kernel_again(
+    store: ArtifactStore,
+    sha256: str,
+    blueprint: BlueprintRegistered,
+    request: KernelRequested,
+    device: torch.device | str = "cpu",
+) -> Kernel:
+    """The kernel with that SHA-256 on ``device``; one whose file is missing or damaged is compiled again and stored.
+
+    Raises CorruptArtifact if that gives other bits: torch draws other random numbers on another CPU capability.
+    """
+    try:
+        return load_kernel(store, sha256, device)
+    except CorruptArtifact as damage:
+        data = kernel_bytes(build(blueprint, request))
+        again = hashlib.sha256(data).hexdigest()
+        if again != sha256:
+            capability = torch.backends.cpu.get_cpu_capability()
+            raise CorruptArtifact(
+                f"{damage}; compiled again on this CPU ({capability}) it is {again[:12]}…, with other initial values"
+            ) from damage
+        logger.warning("%s: kernel %s was compiled again, with the same digest", damage, sha256[:12])
+        store.put(kernel_key(sha256), data)
+        return load_kernel(store, sha256, device)
 
 
 def examine(kernel: Kernel, request: KernelRequested, sample_input: Tensor | None = None) -> None:

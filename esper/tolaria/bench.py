@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +13,18 @@ from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
 from esper.errors import ModelMismatch, RunExists, Unsupported, UsageError
 from esper.events import Event
+from esper.events.assets import BlueprintRegistered
+from esper.events.ids import kernel_seed
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import holds_seeds
+from esper.kasmina.sites import Site
 from esper.log import open_log
 from esper.log.port import ASSETS, Log, Writer
 from esper.settings import Settings, Telemetry, log_url
 from esper.tamiyo.remote import questions
 from esper.tamiyo.state import RunState
+from esper.tezzeret.birth import kernel_again
+from esper.tezzeret.module import Kernel
 from esper.tolaria.answers import Answers
 from esper.tolaria.archive import Archive
 from esper.tolaria.environment import adopt, environment
@@ -104,7 +109,7 @@ class Bench:
         sites = sites_of(self.subject, self.wanted, journal.state)
         blueprints = blueprints_of(self.log, journal.state)
         costs = partial(costs_of, blueprints)
-        garden = Garden(self.subject, sites, gate, self.store, settings)
+        garden = Garden(self.subject, sites, gate, partial(self._kernel, journal, blueprints), settings)
         inbox = self.opened.enter_context(closing(Inbox(self.log, self.run_id)))
         remote = settings.decision.where == "remote"
         names = frozenset(site.name for site in sites)
@@ -116,6 +121,15 @@ class Bench:
         watching = (meter, settings, replay, costs, asked, Pending(events, journal.state.metrics))
         trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, *watching)
         return self.opened.enter_context(closing(trainer))
+
+    def _kernel(
+        self, journal: Journal, blueprints: Mapping[str, BlueprintRegistered], name: str, site: Site, sha256: str
+    ) -> Kernel:
+        """A seed's kernel, for its site; what it was compiled from is on the log, should its file be damaged."""
+        state = journal.state
+        blueprint = state.seeds[name].blueprint
+        request = site.request(blueprint, kernel_seed(state.seed, name))
+        return kernel_again(self.store, sha256, blueprints[blueprint], request, site.anchor.device)
 
     def _meter(self, garden: Garden, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:
         """What measures the steps that are executed from now on; None if nothing shall."""

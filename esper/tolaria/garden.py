@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.artifacts.port import ArtifactStore
 from esper.errors import ModelMismatch, Unsupported
 from esper.events.runs import SeedTransitioned
 from esper.kasmina import generators
@@ -26,8 +25,7 @@ from esper.kasmina.sites import Site
 from esper.kasmina.stages import IN_THE_HOST, LIVE, Stage
 from esper.kasmina.trace import without_trace
 from esper.settings import Settings
-from esper.tezzeret.kernel import load_kernel
-from esper.tezzeret.module import Placed
+from esper.tezzeret.module import Kernel, Placed
 from esper.tolaria.subject import Subject, load_optimizer
 
 logger = logging.getLogger("esper")
@@ -71,16 +69,20 @@ class Plant:
         }
 
 
+Kernels = Callable[[str, Site, str], Kernel]
+"""Gives a seed, by its name, its site and its kernel's SHA-256, a kernel of its own on the site's device."""
+
+
 class Garden:
     """The seeds of one run. ``step`` is the step that is running or has just run."""
 
     def __init__(
-        self, subject: Subject, sites: Sequence[Site], gate: GateData | None, store: ArtifactStore, settings: Settings
+        self, subject: Subject, sites: Sequence[Site], gate: GateData | None, kernels: Kernels, settings: Settings
     ) -> None:
         self.sites = list(sites)
         self.plants: dict[str, Plant] = {}
         self.step = 0
-        self._subject, self._gate, self._store, self._settings = subject, gate, store, settings
+        self._subject, self._gate, self._kernels, self._settings = subject, gate, kernels, settings
 
     def site(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
@@ -191,7 +193,7 @@ class Garden:
 
     def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int) -> Plant:
         site = self.site(site_name)
-        kernel = load_kernel(self._store, kernel_id, site.anchor.device)
+        kernel = self._kernels(name, site, kernel_id)
         kernel.placed = Placed(site.name, site.name, site.dims)
         seed = LiveSeed(name, site, kernel, self._subject.optimizer, stage)
         return Plant(seed, kernel_id, step)

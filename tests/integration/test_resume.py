@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
@@ -18,7 +19,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from esper.errors import CorruptArtifact, DataMismatch, ReplayDivergence, RunUnusable, Unsupported
-from esper.events.runs import BoundaryReached, CheckpointCommitted, CheckpointRetired, RunResumed, RunStarted
+from esper.events.runs import (
+    BoundaryReached,
+    CheckpointCommitted,
+    CheckpointRetired,
+    RunResumed,
+    RunStarted,
+    SeedTransitioned,
+)
 from tests.training import SETTINGS, Loop, contents, examples, history, host, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -234,6 +242,42 @@ def test_no_file_is_needed_by_every_checkpoint(
         again.go()
         assert history(copy, "torn") == whole
         shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("harm", [damage, os.unlink], ids=["damaged", "missing"])
+@pytest.mark.parametrize("step", [13, 21, 29, 35, 43])
+def test_a_seeds_kernel_is_compiled_again_where_its_file_is_lost(
+    tmp_path: Path, harm: Callable[[Path], None], step: int
+) -> None:
+    loop = Loop(tmp_path, epochs=6)
+    whole = loop.whole()
+    loop.begin("torn")
+    loop.go(until=step)
+    kernels = {path: path.read_bytes() for path in (tmp_path / "artifacts" / "kernels").iterdir()}
+    assert kernels
+    for path in kernels:
+        harm(path)
+    loop.resume("torn")
+    loop.go()
+    assert history(tmp_path, "torn") == whole
+    needed = {each.kernel for each in contents(tmp_path, SeedTransitioned, "torn") if each.step >= step}
+    assert all(path.read_bytes() == data for path, data in kernels.items() if path.name in needed)
+
+
+def test_a_kernel_that_this_machine_makes_otherwise_is_refused_with_both_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(tmp_path, epochs=6)
+    loop.begin("torn")
+    loop.go(until=21)
+    lost = list((tmp_path / "artifacts" / "kernels").iterdir())
+    for path in lost:
+        path.unlink()
+    monkeypatch.setattr("esper.tezzeret.birth.kernel_bytes", lambda kernel: b"of another CPU")
+    with pytest.raises(CorruptArtifact) as refused:
+        loop.resume("torn")
+    assert any(path.name in str(refused.value) for path in lost)
+    assert hashlib.sha256(b"of another CPU").hexdigest()[:12] in str(refused.value)
 
 
 def test_when_every_checkpoint_is_damaged_the_error_says_what_to_do(tmp_path: Path) -> None:
