@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -60,30 +61,28 @@ def compile_kernel(
     return compiled, kernel
 
 
-def kernel_again(
+def remade(
     store: ArtifactStore,
-    sha256: str,
+    compiled: KernelCompiled,
     blueprint: BlueprintRegistered,
-    request: KernelRequested,
+    damage: CorruptArtifact,
     device: torch.device | str = "cpu",
 ) -> Kernel:
-    """The kernel with that SHA-256 on ``device``; one whose file is missing or damaged is compiled again and stored.
+    """The kernel of ``compiled`` on ``device``, compiled again and stored in place of the file that has ``damage``.
 
     Raises CorruptArtifact if that gives other bits: torch draws other random numbers on another CPU capability.
     """
-    try:
-        return load_kernel(store, sha256, device)
-    except CorruptArtifact as damage:
-        data = kernel_bytes(build(blueprint, request))
-        again = hashlib.sha256(data).hexdigest()
-        if again != sha256:
-            capability = torch.backends.cpu.get_cpu_capability()
-            raise CorruptArtifact(
-                f"{damage}; compiled again on this CPU ({capability}) it is {again[:12]}…, with other initial values"
-            ) from damage
-        logger.warning("%s: kernel %s was compiled again, with the same digest", damage, sha256[:12])
-        store.put(kernel_key(sha256), data)
-        return load_kernel(store, sha256, device)
+    asked = {each.name: getattr(compiled, each.name) for each in fields(KernelRequested) if each.name != "measured"}
+    data = kernel_bytes(build(blueprint, KernelRequested(**asked)))
+    again = hashlib.sha256(data).hexdigest()
+    if again != compiled.kernel:
+        capability = torch.backends.cpu.get_cpu_capability()
+        raise CorruptArtifact(
+            f"{damage}; compiled again on this CPU ({capability}) it is {again[:12]}…, with other initial values"
+        ) from damage
+    logger.warning("%s; it was compiled again, with the same digest", damage)
+    store.put(kernel_key(compiled.kernel), data)
+    return load_kernel(store, compiled.kernel, device)
 
 
 def examine(kernel: Kernel, request: KernelRequested, sample_input: Tensor | None = None) -> None:

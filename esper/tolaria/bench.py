@@ -9,21 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
-from esper.errors import ModelMismatch, RunExists, Unsupported, UsageError
+from esper.errors import CorruptArtifact, ModelMismatch, RunExists, Unsupported, UsageError
 from esper.events import Event
-from esper.events.assets import BlueprintRegistered
-from esper.events.ids import kernel_seed
+from esper.events.assets import BlueprintRegistered, KernelCompiled
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import holds_seeds
-from esper.kasmina.sites import Site
 from esper.log import open_log
+from esper.log.ordering import once
 from esper.log.port import ASSETS, Log, Writer
 from esper.settings import Settings, Telemetry, log_url
 from esper.tamiyo.remote import questions
 from esper.tamiyo.state import RunState
-from esper.tezzeret.birth import kernel_again
+from esper.tezzeret.birth import remade
+from esper.tezzeret.kernel import load_kernel
 from esper.tezzeret.module import Kernel
 from esper.tolaria.answers import Answers
 from esper.tolaria.archive import Archive
@@ -109,7 +111,7 @@ class Bench:
         sites = sites_of(self.subject, self.wanted, journal.state)
         blueprints = blueprints_of(self.log, journal.state)
         costs = partial(costs_of, blueprints)
-        garden = Garden(self.subject, sites, gate, partial(self._kernel, journal, blueprints), settings)
+        garden = Garden(self.subject, sites, gate, partial(self._kernel, blueprints), settings)
         inbox = self.opened.enter_context(closing(Inbox(self.log, self.run_id)))
         remote = settings.decision.where == "remote"
         names = frozenset(site.name for site in sites)
@@ -122,14 +124,18 @@ class Bench:
         trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, *watching)
         return self.opened.enter_context(closing(trainer))
 
-    def _kernel(
-        self, journal: Journal, blueprints: Mapping[str, BlueprintRegistered], name: str, site: Site, sha256: str
-    ) -> Kernel:
-        """A seed's kernel, for its site; what it was compiled from is on the log, should its file be damaged."""
-        state = journal.state
-        blueprint = state.seeds[name].blueprint
-        request = site.request(blueprint, kernel_seed(state.seed, name))
-        return kernel_again(self.store, sha256, blueprints[blueprint], request, site.anchor.device)
+    def _kernel(self, blueprints: Mapping[str, BlueprintRegistered], sha256: str, device: torch.device | str) -> Kernel:
+        """The kernel with that SHA-256; should its file be damaged, the log says what it was compiled from."""
+        try:
+            return load_kernel(self.store, sha256, device)
+        except CorruptArtifact as damage:
+            for _, event in once(self.log.read(ASSETS)):
+                match event.content:
+                    case KernelCompiled(kernel=kernel, geometry=str()) as compiled if kernel == sha256:
+                        return remade(self.store, compiled, blueprints[compiled.blueprint], damage, device)
+                    case _:
+                        pass
+            raise
 
     def _meter(self, garden: Garden, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:
         """What measures the steps that are executed from now on; None if nothing shall."""

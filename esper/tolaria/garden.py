@@ -69,8 +69,8 @@ class Plant:
         }
 
 
-Kernels = Callable[[str, Site, str], Kernel]
-"""Gives a seed, by its name, its site and its kernel's SHA-256, a kernel of its own on the site's device."""
+Kernels = Callable[[str, torch.device], Kernel]
+"""Gives a new copy of the kernel with a SHA-256, on a device."""
 
 
 class Garden:
@@ -193,7 +193,7 @@ class Garden:
 
     def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int) -> Plant:
         site = self.site(site_name)
-        kernel = self._kernels(name, site, kernel_id)
+        kernel = self._kernels(kernel_id, site.anchor.device)
         kernel.placed = Placed(site.name, site.name, site.dims)
         seed = LiveSeed(name, site, kernel, self._subject.optimizer, stage)
         return Plant(seed, kernel_id, step)
