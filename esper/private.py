@@ -11,12 +11,11 @@ def make_folder(folder: Path) -> None:
 
     Those that are there are left as they are. Raises OSError.
     """
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    for part in reversed(missing):
-        part.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(part.parent)
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder")
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

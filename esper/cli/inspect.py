@@ -14,7 +14,7 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_seeds, print_table, seeds_line, summary_line, task_name
 from esper.cli.reading import existing_log, history, log_with, run_ids, state_at
-from esper.errors import EsperError, UsageError
+from esper.errors import EsperError, RunNotFound, UsageError
 from esper.events import Event, RunContent
 from esper.events import runs as run_events
 from esper.events.codec import to_json
@@ -67,11 +67,12 @@ def _run(log: Log, run_id: str) -> dict[str, Any]:
 
     try:
         state = fold(RunState(run_id), noting(history(log, run_id)))
+        if first is None:
+            raise RunNotFound(
+                f"run {run_id}: none of its records can be read as an event; is another program writing to {RUNS}?"
+            )
     except (EsperError, ValueError) as error:
         return {"run_id": run_id, "status": None, "steps": None, "error": str(error)}
-    if first is None:
-        what = f"run {run_id}: none of its records can be read as an event; is another program writing to {RUNS}?"
-        return {"run_id": run_id, "status": None, "steps": None, "error": what}
     return {
         "run_id": run_id,
         "status": state.status,

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -21,6 +20,8 @@ from esper.tezzeret.kernel import kernel_bytes, kernel_key, load_kernel, save_ke
 from esper.tezzeret.module import Kernel
 
 logger = logging.getLogger("esper")
+_ASKED = ("blueprint", "kind", "dims", "seed", "geometry", "dtype")
+"""What a request says, and the events that answer it repeat."""
 
 
 def compile_kernel(
@@ -38,7 +39,7 @@ def compile_kernel(
     dtype, EsperError if the store does not work.
     """
     began = time.perf_counter()
-    asked = {name: getattr(request, name) for name in ("blueprint", "kind", "dims", "seed", "geometry", "dtype")}
+    asked = {name: getattr(request, name) for name in _ASKED}
     if request.blueprint != blueprint.blueprint:
         raise UsageError(f"the request is for {request.blueprint}, not for {blueprint.blueprint}")
     check_request(request)
@@ -72,8 +73,8 @@ def remade(
 
     Raises CorruptArtifact if that gives other bits: torch draws other random numbers on another CPU capability.
     """
-    asked = {each.name: getattr(compiled, each.name) for each in fields(KernelRequested) if each.name != "measured"}
-    data = kernel_bytes(build(blueprint, KernelRequested(**asked)))
+    request = KernelRequested(**{name: getattr(compiled, name) for name in _ASKED})
+    data = kernel_bytes(build(blueprint, request))
     again = hashlib.sha256(data).hexdigest()
     if again != compiled.kernel:
         capability = torch.backends.cpu.get_cpu_capability()

@@ -129,13 +129,12 @@ class Bench:
         try:
             return load_kernel(self.store, sha256, device)
         except CorruptArtifact as damage:
-            for _, event in once(self.log.read(ASSETS)):
-                match event.content:
-                    case KernelCompiled(kernel=kernel, geometry=str()) as compiled if kernel == sha256:
-                        return remade(self.store, compiled, blueprints[compiled.blueprint], damage, device)
-                    case _:
-                        pass
-            raise
+            told = (event.content for _, event in once(self.log.read(ASSETS)))
+            made = (each for each in told if isinstance(each, KernelCompiled) and each.geometry is not None)
+            compiled = next((each for each in made if each.kernel == sha256), None)
+            if compiled is None:
+                raise
+            return remade(self.store, compiled, blueprints[compiled.blueprint], damage, device)
 
     def _meter(self, garden: Garden, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:
         """What measures the steps that are executed from now on; None if nothing shall."""

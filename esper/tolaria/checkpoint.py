@@ -123,8 +123,7 @@ class Checkpoints:
     def read(self, manifest: str) -> Loaded:
         """The checkpoint with that manifest, every digest checked; raises CorruptArtifact."""
         raw = self._manifest(manifest)
-        chunks = {place[1] for part in ("tensors", "cursor_tensors") for place in raw[part].values()}
-        loaded = {chunk: self._read_chunk(chunk) for chunk in sorted(chunks)}
+        loaded = {chunk: self._read_chunk(chunk) for chunk in sorted(_chunks_of(raw))}
         if not self._wrote:
             self._before = {key: chunk for part in ("tensors", "cursor_tensors") for key, chunk in raw[part].values()}
         # Cloned for each name: equal tensors (Adam's step counters) share one entry of a chunk but must not share
@@ -171,10 +170,11 @@ class Checkpoints:
         if files is None:
             files = self._files_left(manifest)
         gone = files - set().union(*self._live.values())
-        for key, chunks in list(self._copies.items()):
-            self._copies[key] = {chunk for chunk in chunks if self._chunk_key(chunk) not in gone}
-            if not self._copies[key]:
-                del self._copies[key]
+        self._copies = {
+            key: left
+            for key, chunks in self._copies.items()
+            if (left := {chunk for chunk in chunks if self._chunk_key(chunk) not in gone})
+        }
         for file in sorted(gone):
             self._store.delete(file)
         self._store.delete(self._manifest_key(manifest))
