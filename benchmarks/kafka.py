@@ -28,11 +28,11 @@ from benchmarks.dormant import no_collection
 from benchmarks.log import RUN, boundary, start
 from benchmarks.report import Figure, at_least
 from esper.events import RunContent
+from esper.log.exclusions import run_events
 from esper.log.kafka import open_kafka
 from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.transactions import Message
 from esper.log.kafka.writer import KafkaWriter
-from esper.log.ordering import in_order
 from esper.log.port import RUNS, Log, Record, Writer
 from esper.log.records import run_record
 from esper.settings import LogSettings
@@ -130,7 +130,7 @@ def read_decode_fold(log: Log, events: int = 20_000, rounds: int = 7) -> list[Fi
     values, parsed = [entry.record.value for entry in entries[1:]], entries[-1].record.schema.parsed
     del entries
     for _ in range(rounds):
-        ours.append(_seconds(lambda: fold(RunState(RUN), (event for _, event in in_order(log.read(RUNS, RUN))))))
+        ours.append(_seconds(lambda: fold(RunState(RUN), (event for _, event in run_events(log, RUN)))))
         bare.append(_seconds(lambda: [schemaless_reader(BytesIO(value), parsed, None) for value in values]))
     ratios = [each / other for each, other in zip(bare, ours, strict=True)]
     return [

@@ -26,8 +26,8 @@ from benchmarks.report import Figure, at_least, temporary_home
 from esper.events import RunContent
 from esper.events.runs import BoundaryReached, Environment, ModelDescription, RunStarted, SiteTable
 from esper.log import open_log
+from esper.log.exclusions import run_events
 from esper.log.headers import pack
-from esper.log.ordering import in_order
 from esper.log.port import RUNS, Record, Writer
 from esper.log.records import run_record
 from esper.tamiyo.fold import fold
@@ -122,7 +122,7 @@ def read_decode_fold(events: int = 20_000, rounds: int = 7) -> list[Figure]:
         values, parsed = [entry.record.value for entry in entries[1:]], entries[-1].record.schema.parsed
         del entries
         for _ in range(rounds):
-            ours.append(_seconds(lambda: fold(RunState(RUN), (event for _, event in in_order(log.read(RUNS, RUN))))))
+            ours.append(_seconds(lambda: fold(RunState(RUN), (event for _, event in run_events(log, RUN)))))
             bare.append(_seconds(lambda: [schemaless_reader(BytesIO(value), parsed, None) for value in values]))
     return [
         Figure("bare fastavro decoding, events/s", events / statistics.median(bare)),

@@ -11,7 +11,7 @@ from pathlib import Path
 from esper.errors import RunNotFound, UsageError
 from esper.events import Event
 from esper.log import open_log
-from esper.log.ordering import in_order
+from esper.log.exclusions import run_events
 from esper.log.port import RUNS, Entry, Log
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
@@ -55,7 +55,7 @@ def holding(log: Log | None, url: str, run_id: str) -> Log:
 
 def history(log: Log, run_id: str) -> Iterator[tuple[Entry, Event]]:
     """The run's events in order, with the entries that hold them."""
-    return in_order(log.read(RUNS, key=run_id))
+    return run_events(log, run_id)
 
 
 def state_at(run_id: str, events: Iterable[Event], *, sequence: int | None = None, step: int | None = None) -> RunState:

@@ -11,6 +11,7 @@ from faust.types import Message
 
 from esper.errors import DecodeError
 from esper.events import Event, deadletter, runs
+from esper.log.exclusions import excluded
 from esper.log.port import DEADLETTER, RUNS, Entry, Position
 from esper.log.records import event_of
 from esper.tamiyo.state import FOLD, RunState
@@ -122,8 +123,9 @@ class Runs:
         return view
 
     def _folded(self, run_id: str, before: Position | None, known: int) -> tuple[RunView, Pieces]:
-        view, missed = RunView(run_id, self._note), Pieces()
-        for entry in self._records.log.read(RUNS, key=run_id):
+        log = self._records.log
+        view, missed = RunView(run_id, self._note, excluded(log, run_id)), Pieces()
+        for entry in log.read(RUNS, key=run_id):
             if before is not None and entry.position.offset >= before.offset:
                 break
             event, changed = view.take(entry)

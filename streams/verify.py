@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from esper.errors import LogError
+from esper.log.exclusions import excluded
 from esper.log.ordering import once
-from esper.log.port import ASSETS, RUNS, Entry
+from esper.log.port import ASSETS, RUNS, Log
 from esper.tamiyo.view import RunView, run_of, same, unpacked
 from esper.urza.library import Library, fold
 from esper.urza.view import states
@@ -95,7 +95,7 @@ def _compare(generation: Generation, run_id: str, kept: dict[str, bytes]) -> tup
     head = unpacked(kept.get(run_id))
     reached = head["sequence"] if head is not None else 0
     trouble = head is not None and head["state"].get("quarantine") is not None
-    fresh, last = _folded(generation.log.read(RUNS, key=run_id), run_id, reached, trouble)
+    fresh, last = _folded(generation.log, run_id, reached, trouble)
     if head is None and fresh.get(run_id) is None and last:
         return [Difference("runs", run_id, "it has no view")], 0
     found = [
@@ -106,11 +106,11 @@ def _compare(generation: Generation, run_id: str, kept: dict[str, bytes]) -> tup
     return found, max(last - reached, 0) if not trouble else 0
 
 
-def _folded(entries: Iterator[Entry], run_id: str, reached: int, trouble: bool) -> tuple[dict[str, bytes], int]:
+def _folded(log: Log, run_id: str, reached: int, trouble: bool) -> tuple[dict[str, bytes], int]:
     """All pieces after event ``reached`` (and what troubled the run then), and the run's last sequence number."""
-    view, last = RunView(run_id, lambda entry, error: None), 0
+    view, last = RunView(run_id, lambda entry, error: None, excluded(log, run_id)), 0
     fresh: dict[str, bytes] = {}
-    for entry in entries:
+    for entry in log.read(RUNS, key=run_id):
         last = max(last, entry.record.sequence or 0)
         if view.state.sequence >= reached and not trouble:
             continue

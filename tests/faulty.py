@@ -56,6 +56,9 @@ class FaultyWriter:
             raise WriterLost("the writer was given up")
         return position
 
+    def follow(self, sequence: int) -> None:
+        self._writer.follow(sequence)
+
     def close(self) -> None:
         self._writer.close()
 

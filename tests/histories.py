@@ -111,6 +111,12 @@ class History:
             self.seen = self.state
         return event
 
+    def resume(self, epoch: int) -> Event:
+        """Go on as the writer of ``epoch``."""
+        self.epoch = epoch
+        newest = max(each.step for each in self.state.checkpoints)
+        return self.add(runs.RunResumed(checkpoint=newest, inexact=False, environment=ENVIRONMENT, notes=()))
+
     def carry_out(self, rules: script.Script[T], answer: Callable[[script.Question], Any]) -> T:
         """Add what ``rules`` put, ask ``answer`` what they ask, and return what they return."""
         given: Any = None
@@ -369,9 +375,7 @@ class Simulation:
 
     def _resume(self) -> None:
         """What was taken and not committed is taken again, as its steps are run again."""
-        self.history.epoch += 1
-        newest = max(each.step for each in self.history.state.checkpoints)
-        self.history.add(runs.RunResumed(checkpoint=newest, inexact=False, environment=ENVIRONMENT, notes=()))
+        self.history.resume(self.history.epoch + 1)
 
     def _checkpoint(self, step: int, why: list[str]) -> None:
         if why:

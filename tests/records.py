@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+
 from esper.events import Event
-from esper.log.port import RUNS, Record
+from esper.log.chain import chained, first_link
+from esper.log.exclusions import order_of
+from esper.log.port import RUNS, Log, Record
 from esper.log.records import record_of
 from tests.histories import RUN
+
+
+def behind(log: Log, run_id: str, records: Sequence[Record]) -> list[Record]:
+    """``records`` as the run's next ones on ``log``: chained behind its last event."""
+    order = order_of(log, run_id)
+    deque(order.over(log.read(RUNS, run_id)), maxlen=0)
+    return chained(records, order.mark.link or first_link(run_id))[0]
 
 
 def record_of_event(event: Event, run_id: str = RUN) -> Record:

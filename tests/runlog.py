@@ -8,8 +8,7 @@ from typing import Any
 from esper.events import Event
 from esper.events.codec import to_json
 from esper.log import open_log
-from esper.log.ordering import in_order
-from esper.log.port import RUNS
+from esper.log.exclusions import run_events
 
 LOG_URL = "log-url"
 """A file in a home that names the log of its runs; without it that is the embedded one in the same folder."""
@@ -34,7 +33,7 @@ def events(home: Path, run_id: str = "run") -> list[Event]:
     """A run's events in order; raises if any is missing, or twice with different content."""
     log = open_log(log_url(home))
     try:
-        return [event for _, event in in_order(log.read(RUNS, key=run_id))]
+        return [event for _, event in run_events(log, run_id)]
     finally:
         log.close()
 

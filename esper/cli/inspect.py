@@ -19,7 +19,7 @@ from esper.events import Event, RunContent
 from esper.events import runs as run_events
 from esper.events.codec import to_json
 from esper.events.schemas import name_of
-from esper.log.ordering import in_order
+from esper.log.exclusions import order_of
 from esper.log.port import RUNS, Entry, Log
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
@@ -193,7 +193,7 @@ def events(place: Place, run_id: str, type_name: str | None, follow: bool) -> No
     log = log_with(place, run_id)
     entries = log.follow(RUNS, key=run_id, stop=threading.Event()) if follow else log.read(RUNS, key=run_id)
     try:
-        for entry, event in in_order(entries):
+        for entry, event in order_of(log, run_id).over(entries):
             if wanted is None or isinstance(event.content, wanted):
                 _print_event(place, entry, event)
             if follow and isinstance(event.content, _LAST):

@@ -15,7 +15,7 @@ from esper.cli.reading import log_with
 from esper.errors import UsageError
 from esper.events import Event
 from esper.events.runs import BoundaryReached
-from esper.log.ordering import in_order
+from esper.log.exclusions import order_of
 from esper.log.port import RUNS
 from esper.tamiyo.fold import fold
 from esper.tamiyo.outlook import outlook
@@ -46,7 +46,7 @@ def watch(place: Place, run_id: str) -> None:
     log, watched = log_with(place, run_id), _Watched(run_id)
     try:
         with Live(get_renderable=watched.table, refresh_per_second=4):
-            for _, event in in_order(log.follow(RUNS, key=run_id, stop=threading.Event())):
+            for _, event in order_of(log, run_id).over(log.follow(RUNS, key=run_id, stop=threading.Event())):
                 watched.take(event)
                 if watched.state.status in ENDED:
                     break

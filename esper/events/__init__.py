@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.events import assets, deadletter, runs, signals, telemetry
+from esper.events import assets, deadletter, exclusions, runs, signals, telemetry
 from esper.events.envelope import Envelope, Event
 
 RunContent = (
@@ -35,7 +35,8 @@ AssetContent = (
 )
 DeadLetterContent = deadletter.DeadLetter | deadletter.DeadLetterResolved
 TelemetryContent = telemetry.StepsMeasured
-Content = RunContent | SignalContent | AssetContent | DeadLetterContent | TelemetryContent
+ExclusionContent = exclusions.RecordExcluded
+Content = RunContent | SignalContent | AssetContent | DeadLetterContent | ExclusionContent | TelemetryContent
 
 __all__ = [
     "AssetContent",
@@ -43,11 +44,13 @@ __all__ = [
     "DeadLetterContent",
     "Envelope",
     "Event",
+    "ExclusionContent",
     "RunContent",
     "SignalContent",
     "TelemetryContent",
     "assets",
     "deadletter",
+    "exclusions",
     "runs",
     "signals",
     "telemetry",

@@ -111,11 +111,16 @@ def _writer(hint: Any) -> Write:
         return record_writer(hint)  # type: ignore[arg-type]
     if isinstance(hint, UnionType):
         (given,) = (arg for arg in get_args(hint) if arg is not NoneType)
-        write = _writer(given)
-        return lambda value: b"\x00" if value is None else b"\x02" + write(value)
+        return optional_writer(given)
     if get_origin(hint) is tuple:
         return _array_writer(get_args(hint)[0])
     return _map_writer(_writer(get_args(hint)[1]))
+
+
+def optional_writer(hint: Any) -> Write:
+    """What makes the bytes of a value of type ``hint``, or of None."""
+    write = _writer(hint)
+    return lambda value: b"\x00" if value is None else b"\x02" + write(value)
 
 
 def _array_writer(hint: Any) -> Write:

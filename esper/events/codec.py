@@ -22,13 +22,14 @@ from fastavro import schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
 
 from esper.errors import DecodeError
-from esper.events import Content, Envelope, Event
-from esper.events.avro import record_writer, write_long, write_string, write_time, write_uuid
+from esper.events import Content, Envelope, Event, RunContent
+from esper.events.avro import optional_writer, record_writer, write_long, write_string, write_time, write_uuid
 from esper.events.schemas import Schema, name_of, schema_of, unknown
 
 Convert = Callable[..., Any]
 
 _CLASSES: dict[str, type] = {name_of(content): content for content in get_args(Content)}
+_CHAINED = frozenset(get_args(RunContent))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BLANK: dict[str, Any] = {"id": UUID(int=0), "time": 0, "writer": "", "epoch": None, "sequence": None, "causes": []}
@@ -38,13 +39,14 @@ _BAD_BYTES = (EOFError, ValueError, LookupError, TypeError, OverflowError, Memor
 def encode(event: Event) -> bytes:
     """The Avro body of ``event``, by our schema of its content's class."""
     content_class: type = type(event.content)
-    return _envelope(event.envelope) + record_writer(content_class)(event.content)
+    body = _envelope(event.envelope) + record_writer(content_class)(event.content)
+    return body + _link(event.link) if content_class in _CHAINED else body
 
 
 def encode_run_event(
     identity: bytes, time: datetime, writer: str, epoch: int, sequence: int, causes: tuple[UUID, ...], content: Content
 ) -> bytes:
-    """What ``encode`` makes of a run's event, without its envelope as an object; ``identity`` is the id as text."""
+    """What ``encode`` makes of a run's event without a link; ``identity`` is the id as text."""
     content_class: type = type(content)
     tail = b"\x00" if not causes else write_long(len(causes)) + b"".join(map(write_uuid, causes)) + b"\x00"
     return b"".join(
@@ -59,8 +61,14 @@ def encode_run_event(
             write_long(sequence),
             tail,
             record_writer(content_class)(content),
+            b"\x00",
         )
     )
+
+
+def with_link(body: bytes, link: bytes) -> bytes:
+    """``body``, of a run's event by our schema and without a link, with ``link``: it is the last field."""
+    return body[:-1] + _link(link)
 
 
 def decode(schema: Schema, body: bytes) -> Event:
@@ -78,7 +86,8 @@ def decode(schema: Schema, body: bytes) -> Event:
             record: Any = schemaless_reader(stream, ours.parsed, None)
         else:
             record = schemaless_reader(stream, schema.parsed, ours.parsed)
-        event: Event = _event(_loader(Envelope)(record["envelope"]), _loader(content_class)(record))
+        envelope, content = _loader(Envelope)(record["envelope"]), _loader(content_class)(record)
+        event: Event = _event(envelope, content, record.get("link"))
     except _BAD_BYTES as error:
         raise DecodeError(
             f"{schema.name}: the record cannot be read ({type(error).__name__}: {error}); "
@@ -91,11 +100,13 @@ def decode(schema: Schema, body: bytes) -> Event:
 
 def content_bytes(content: Content) -> bytes:
     """What ``content`` is, in bytes: its schema's fingerprint (32 bytes) and the Avro body with a zero envelope,
-    without ``measured``, map entries sorted by key. Equal in every process."""
+    without ``measured`` and link, map entries sorted by key. Equal in every process."""
     content_class: type = type(content)
     schema = schema_of(content_class)
     record = _sorted(_dumper(content_class)(content))
-    return bytes.fromhex(schema.fingerprint) + _written(schema, record | {"envelope": _BLANK, "measured": None})
+    return bytes.fromhex(schema.fingerprint) + _written(
+        schema, record | {"envelope": _BLANK, "measured": None, "link": None}
+    )
 
 
 def content_digest(content: Content) -> str:
@@ -205,6 +216,7 @@ def maker(record_class: type) -> Convert:
 
 _event = maker(Event)
 _envelope = record_writer(Envelope)
+_link = optional_writer(bytes)
 
 
 def _loading(hint: Any) -> Convert | None:

@@ -29,7 +29,12 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One record: its envelope and its content."""
+    """One record: its envelope and its content.
+
+    ``link``, of a run's event, is the digest (SHA-256, 32 bytes) of the event before it as that is stored, which chains
+    a run's events together; None for other events and for those of versions that did not chain them.
+    """
 
     envelope: Envelope
     content: Content
+    link: bytes | None = None

@@ -47,6 +47,11 @@ def dead_letter_id(source: str, *resolves: str) -> UUID:
     return _id("esper.deadletter", source, *resolves)
 
 
+def exclusion_id(source: str, digest: str) -> UUID:
+    """The id of a record on ``esper.exclusions``: UUIDv5 of the position and the digest of what it takes out."""
+    return _id("esper.exclusions", source, digest)
+
+
 def kernel_seed(run_seed: int, name: str) -> int:
     """The seed of a kernel's initial weights: 63 bits of SHA-256 over the run's seed and the seed's name."""
     return int.from_bytes(sha256(f"{run_seed}/{name}".encode()).digest()[:8], "big") >> 1

@@ -362,13 +362,15 @@ class SeedTransitioned:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointCommitted:
     """The checkpoint of ``step`` is on disk: ``manifest`` is its SHA-256, ``sequence`` the run's last
-    event that it includes, as numbered when it was taken, ``size`` the bytes newly written for it."""
+    event that it includes, as numbered when it was taken, ``size`` the bytes newly written for it. ``fold`` is the
+    SHA-256 of the run as it was folded then, if that was kept beside it; it differs between equal runs."""
 
     step: int
     manifest: str
     sequence: int
     reason: str
     size: int
+    fold: str | None = None
     measured: Measured | None = None
 
 

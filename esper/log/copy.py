@@ -18,8 +18,8 @@ from esper.events import Event
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected, KernelRequested
 from esper.events.ids import kernel_seed
 from esper.events.runs import DecisionMade, RunStarted, SeedTransitioned
-from esper.log.ordering import in_order
-from esper.log.port import ASSETS, RUNS, SIGNALS, Log, Record
+from esper.log.exclusions import run_events
+from esper.log.port import ASSETS, SIGNALS, Log, Record
 from esper.log.records import event_of
 
 BATCH_RECORDS, BATCH_BYTES = 500, 4 << 20
@@ -112,8 +112,8 @@ _LIVE = (
 def _compare(source: Log, destination: Log, run_id: str, survey: _Survey) -> int:
     """How many events of the run are in the destination, which must be the source's first ones."""
     there = 0
-    theirs = in_order(destination.read(RUNS, key=run_id))
-    for ours, their in zip_longest(in_order(source.read(RUNS, key=run_id)), theirs):
+    theirs = run_events(destination, run_id)
+    for ours, their in zip_longest(run_events(source, run_id), theirs):
         if ours is not None:
             survey.note(ours[1])
         if their is None:
@@ -127,7 +127,7 @@ def _compare(source: Log, destination: Log, run_id: str, survey: _Survey) -> int
 
 
 def _events(source: Log, run_id: str, after: int, last: int) -> Iterator[Record]:
-    for entry, event in in_order(source.read(RUNS, key=run_id)):
+    for entry, event in run_events(source, run_id):
         if after < (event.envelope.sequence or 0) <= last:
             yield entry.record
 

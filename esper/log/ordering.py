@@ -1,86 +1,113 @@
-"""What a reader makes of a log that may repeat records and hold those of fenced writers. Pure.
+"""What a reader makes of a log that may repeat records and hold what is damaged, forged or of others. Pure.
 
-A run's events count in the order of their sequence numbers, not of their positions. The rule: drop an event
-that is known, ignore one of an older epoch, stop where one is missing. One id with other bytes is an error.
-A record that cannot be read is passed over; if an event is then missing, it was that one, and the run is quarantined.
+A run's events count in the order of their sequence numbers, and each holds the digest of the one before it
+(``esper.log.chain``). What is known is dropped. What is no event of the run is passed over and told: a record that
+cannot be read, and one of a later epoch that does not begin with RunStarted or RunResumed. A reader stops where an
+event is missing, where the chain does not hold, and at a fork: two events in one place, or one of an older epoch behind
+the beginning of a later. Only an operator can then say which branch counts: what is excluded is not there for readers.
 """
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
 from esper.events import Event
-from esper.log.port import SIGNALS, Entry
+from esper.events.runs import RunResumed, RunStarted
+from esper.log.chain import Mark, digest, first_link
+from esper.log.port import SIGNALS, Entry, Position
 from esper.log.records import event_of
 
 logger = logging.getLogger("esper")
 
+LEAP = 1 << 32
+"""How much later an epoch may be than the one before it: no run has more writers that wrote nothing in between."""
+START = Mark()
+_NOTHING: Mapping[Position, bytes] = {}
 
-def _warn(entry: Entry, error: DecodeError) -> None:
+
+def warn(entry: Entry, error: DecodeError) -> None:
+    """Tell the program's log of a record that is passed over."""
     logger.warning("the record at %s was passed over: %s", entry.position, error)
 
 
 def in_order(
     entries: Iterable[Entry],
     *,
-    epoch: int = 0,
-    sequence: int = 0,
-    unreadable: Callable[[Entry, DecodeError], None] = _warn,
+    after: Mark = START,
+    excluded: Mapping[Position, bytes] = _NOTHING,
+    unreadable: Callable[[Entry, DecodeError], None] = warn,
 ) -> Iterator[tuple[Entry, Event]]:
     """The events of one run on ``esper.runs``, each once and without a gap.
 
-    ``epoch`` and ``sequence`` are those of the last event that the caller has; what is not newer is dropped.
-    ``unreadable`` is told of each record that cannot be decoded. Raises SequenceGap where an event is missing
-    (Quarantined if a record just before it was unreadable, or the last one is and was written as the run's next
-    event), SequenceConflict where a place holds two different events.
+    ``after`` is how far the caller has come; ``excluded`` are the digests of records that do not count, by position.
+    ``unreadable`` is told of each record that is passed over. Raises SequenceGap where an event is missing (Quarantined
+    if a record just before it was unreadable, or the last one is and was written as the run's next event),
+    SequenceConflict at a fork and where the chain does not hold.
     """
-    order = Order(epoch=epoch, sequence=sequence, unreadable=unreadable)
-    for entry in entries:
-        event = order.take(entry)
-        if event is not None:
-            yield entry, event
-    order.end()
+    return Order(after=after, excluded=excluded, unreadable=unreadable).over(entries)
 
 
 class Order:
-    """The rule for one run, an entry at a time; ``in_order`` says what it raises, after which it takes no more."""
+    """The rule for one run, an entry at a time; ``in_order`` says what it raises, after which it takes no more.
+
+    ``claimed`` is the highest place that records, which were passed over or excluded, say they have in the run.
+    """
 
     def __init__(
-        self, *, epoch: int = 0, sequence: int = 0, unreadable: Callable[[Entry, DecodeError], None] = _warn
+        self,
+        *,
+        after: Mark = START,
+        excluded: Mapping[Position, bytes] = _NOTHING,
+        unreadable: Callable[[Entry, DecodeError], None] = warn,
     ) -> None:
-        self.sequence = sequence  # of the last event
-        self._unreadable = unreadable
+        self.sequence, self.claimed = after.sequence, 0
+        self._link, self._chained, self._position = after.link, after.chained, after.position
+        self._unreadable, self._excluded = unreadable, excluded
+        self._out: set[bytes] = set()  # digests of what is excluded
         self._bad: tuple[Entry, DecodeError] | None = None  # since the last event: marked as the next, or the first
-        self._base = sequence
-        self._prints: list[int] = []  # of each event's bytes, from base + 1
-        self._starts, self._epochs = [0], [epoch]  # from which sequence number on which epoch wrote
+        self._base = after.sequence
+        self._known: list[tuple[int, int]] = []  # of each event from base + 1 on: its offset, its digest's hash
+        self._starts, self._epochs = [0], [after.epoch]  # from which sequence number on which epoch wrote
+
+    @property
+    def mark(self) -> Mark:
+        """How far it has come."""
+        return Mark(self._epochs[-1], self.sequence, self._link, self._chained, self._position)
+
+    def over(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
+        """The events in ``entries``, up to their end."""
+        for entry in entries:
+            event = self.take(entry)
+            if event is not None:
+                yield entry, event
+        self.end()
 
     def take(self, entry: Entry) -> Event | None:
         """The event in ``entry`` if it is the run's next; None if it does not count."""
+        own = digest(entry.record)
+        if self._excluded and self._excluded.get(entry.position) == own:
+            self._leave(entry, own)
+            return None
         try:
             event = event_of(entry)
         except DecodeError as error:
-            self._unreadable(entry, error)
-            if self._bad is None or entry.record.sequence == self.sequence + 1:
-                self._bad = entry, error
+            self._pass_over(entry, error)
             return None
-        epoch, place = _place(entry, event)
-        if place <= self.sequence:
-            self._check_known(entry, event, epoch, place)
+        if event.link in self._out:  # it goes on from what is excluded
+            self._leave(entry, own)
             return None
-        if epoch < self._epochs[-1]:
+        epoch, place = event.envelope.epoch or 0, event.envelope.sequence or 0
+        plain = epoch == self._epochs[-1] and place == self.sequence + 1 and type(event.content) is not RunStarted
+        if not plain and not self._is_next(entry, event, own, epoch, place):
             return None
-        if place > self.sequence + 1:
-            raise self._gap(entry)
-        if epoch > self._epochs[-1]:
-            self._starts.append(place)
-            self._epochs.append(epoch)
-        self._prints.append(hash(entry.record.value))
-        self.sequence, self._bad = place, None
+        if event.link != self._link or self._chained is None:
+            self._check_link(entry, event)
+        self._known.append((entry.position.offset, hash(own)))
+        self.sequence, self._link, self._position, self._bad = place, own, entry.position, None
         return event
 
     def end(self) -> None:
@@ -89,12 +116,84 @@ class Order:
         if self._bad is not None and self._bad[0].record.sequence == self.sequence + 1:
             raise _quarantined(self._bad, self.sequence)
 
-    def _check_known(self, entry: Entry, event: Event, epoch: int, place: int) -> None:
-        if epoch == self._epochs[bisect_right(self._starts, place) - 1]:
-            if place > self._base and self._prints[place - self._base - 1] != hash(entry.record.value):
-                raise _conflict(entry, event)
-        elif epoch >= self._epochs[-1]:
-            raise _conflict(entry, event)
+    def _is_next(self, entry: Entry, event: Event, own: bytes, epoch: int, place: int) -> bool:
+        """Whether it may be the run's next event; raises where nobody can go on."""
+        foreign = self._foreign(event, epoch, place)
+        if foreign is not None:
+            self.claimed = max(self.claimed, entry.record.sequence or 0)
+            self._unreadable(entry, DecodeError(foreign))
+            return False
+        if place <= self.sequence:
+            self._check_known(entry, own, epoch, place)
+            return False
+        if epoch < self._epochs[-1]:
+            raise self._behind(entry, epoch, place)
+        if place > self.sequence + 1:
+            raise self._gap(entry)
+        if epoch > self._epochs[-1]:
+            self._starts.append(place)
+            self._epochs.append(epoch)
+        return True
+
+    def _leave(self, entry: Entry, own: bytes) -> None:
+        self._out.add(own)
+        self.claimed = max(self.claimed, entry.record.sequence or 0)
+
+    def _pass_over(self, entry: Entry, error: DecodeError) -> None:
+        self._unreadable(entry, error)
+        if self._bad is None or entry.record.sequence == self.sequence + 1:
+            self._bad = entry, error
+
+    def _foreign(self, event: Event, epoch: int, place: int) -> str | None:
+        """Why the event cannot be one of the run's, whatever else is there; None if it can."""
+        present = self._epochs[-1]
+        kind = type(event.content)
+        if epoch < 1 or place < 1:
+            return f"a {kind.__name__} without a place in a run is no event of one"
+        if kind is RunStarted and place > 1:
+            return f"RunStarted as event {place} is no event of the run, which has begun"
+        if epoch > present + LEAP:
+            return f"epoch {epoch} is no writer's of the run, which has come to epoch {present}"
+        if epoch <= present or place > self.sequence + 1:
+            return None
+        if kind is not RunResumed and (place > 1 or kind is not RunStarted):
+            return f"a {kind.__name__} cannot begin epoch {epoch}: a writer begins with RunStarted or RunResumed"
+        return None
+
+    def _check_known(self, entry: Entry, own: bytes, epoch: int, place: int) -> None:
+        """Raise SequenceConflict unless it is an event that was taken before."""
+        known = self._known[place - self._base - 1] if place > self._base else None
+        if known is not None and known[1] == hash(own) and epoch == self._epochs[bisect_right(self._starts, place) - 1]:
+            return
+        other = "before" if known is None else f"at {_at(entry, known[0])}"
+        raise SequenceConflict(
+            f"run {entry.record.key} is forked: event {place} is there {other} and, another, at {entry.position}; "
+            f"{_OUT.format(position=f'{entry.position}, or the other one,')}"
+        )
+
+    def _behind(self, entry: Entry, epoch: int, place: int) -> SequenceConflict:
+        later, began = self._epochs[-1], self._starts[-1] - self._base - 1
+        where = f" at {_at(entry, self._known[began][0])}" if began >= 0 and self._known else ""
+        return SequenceConflict(
+            f"run {entry.record.key} is forked: event {place} of epoch {epoch} at {entry.position} lies behind the "
+            f"beginning of epoch {later}{where}; {_OUT.format(position=f'{entry.position}, or that beginning,')}"
+        )
+
+    def _check_link(self, entry: Entry, event: Event) -> None:
+        """Raise SequenceConflict where the chain does not hold."""
+        expected = first_link(entry.record.key) if self.sequence == 0 else self._link
+        if event.link is None and self._chained is not None:
+            raise SequenceConflict(
+                f"run {entry.record.key}: event {self.sequence + 1} at {entry.position} has no link, but those before "
+                f"it have one: an older Esper went on with the run, or another program; {_BACK}"
+            )
+        if event.link is not None:
+            if expected is not None and event.link != expected:
+                raise SequenceConflict(
+                    f"run {entry.record.key}: event {self.sequence + 1} at {entry.position} does not follow on what "
+                    f"lies before it: one of the two is not what was written; {_BACK}"
+                )
+            self._chained = self._chained or self.sequence + 1
 
     def _gap(self, entry: Entry) -> SequenceGap:
         if self._bad is not None:
@@ -118,25 +217,20 @@ def once(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
             known[event.envelope.id] = its_print
             yield entry, event
         elif entry.record.topic == SIGNALS and known[event.envelope.id] != its_print:
-            raise _conflict(entry, event)
+            raise SequenceConflict(
+                f"{entry.record.key}: {entry.position} has the id of another signal, {event.envelope.id}; {_REMEDY}"
+            )
 
 
 _REMEDY = "copy the run again from a log that has it whole"
+_OUT = "`esper dlq exclude POSITION --why TEXT` takes one out: {position} whichever is not its trainer's"
+_BACK = f"{_REMEDY}, or take out what is not its trainer's with `esper dlq exclude POSITION --why TEXT`"
 
 
-def _place(entry: Entry, event: Event) -> tuple[int, int]:
-    epoch, sequence = event.envelope.epoch, event.envelope.sequence
-    if epoch is None or sequence is None:
-        raise SequenceGap(f"run {entry.record.key}: {entry.position} has no epoch and sequence; {_REMEDY}")
-    return epoch, sequence
+def _at(entry: Entry, offset: int) -> Position:
+    return Position(entry.position.topic, entry.position.partition, offset)
 
 
 def _quarantined(bad: tuple[Entry, DecodeError], last: int) -> Quarantined:
     entry, error = bad
     return Quarantined(entry.record.key, last + 1, str(entry.position), str(error))
-
-
-def _conflict(entry: Entry, event: Event) -> SequenceConflict:
-    return SequenceConflict(
-        f"{entry.record.key}: {entry.position} has the place of another event, id {event.envelope.id}; {_REMEDY}"
-    )

@@ -18,7 +18,7 @@ from esper.errors import UsageError
 from esper.events.schemas import Schema
 
 RUNS, SIGNALS, ASSETS, DEADLETTER = "esper.runs", "esper.signals", "esper.assets", "esper.deadletter"
-TELEMETRY = "esper.telemetry"
+TELEMETRY, EXCLUSIONS = "esper.telemetry", "esper.exclusions"
 PARTITIONS = 12
 """Of each topic, and fixed for life: a key's partition follows from it."""
 MAX_BYTES = 8 << 20
@@ -98,6 +98,10 @@ class Writer(Protocol):
         was written. WriterLost: nobody knows whether they were; open another writer and read the run. Any other
         LogError: the log could not take them, nothing was written and the call may be repeated.
         """
+
+    def follow(self, sequence: int) -> None:
+        """Append behind event ``sequence``, whatever the log counts: readers take the records beyond it for none of
+        the run's events."""
 
     def close(self) -> None: ...
 

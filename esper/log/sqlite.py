@@ -236,6 +236,9 @@ class SqliteWriter:
             self._last, self._offset = last, positions[-1].offset
             return next((position for position in reversed(positions) if position.topic == RUNS), None)
 
+    def follow(self, sequence: int) -> None:
+        self.sequence = self._last = sequence
+
     def close(self) -> None:
         self._closed = True
 

@@ -23,12 +23,12 @@ from esper.tamiyo.state import RunState
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A run after its first ``state.sequence`` events; ``last`` is the SHA-256 (hex) of the last one's Avro body. It
-    tells whether the log has that event there, and so every one before it: an event that moved has other bytes.
+    """A run after its first ``state.sequence`` events; ``link`` is the link (hex) that the event behind them has. It
+    tells whether the log has the last one there, and so every one before it.
     ``leaving`` are manifests of checkpoints that those events retired and whose files may still be there."""
 
     state: RunState
-    last: str
+    link: str
     leaving: tuple[str, ...] = ()
 
 
@@ -40,7 +40,7 @@ class _Stored:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="constants", extra="forbid")
 
     version: str
-    last: str
+    link: str
     leaving: tuple[str, ...]
     state: RunState
     records: tuple[runs.Health, ...]
@@ -61,7 +61,7 @@ def to_bytes(folded: Folded) -> bytes:
     places = {key: place for place, key in enumerate(records)}
     stored = _Stored(
         version=version(),
-        last=folded.last,
+        link=folded.link,
         leaving=folded.leaving,
         state=replace(folded.state, measured={}),
         records=tuple(records.values()),
@@ -79,7 +79,7 @@ def from_bytes(data: bytes) -> Folded:
         measured = {site: stored.records[place] for site, place in stored.measured.items()}
     except (ValueError, IndexError) as error:
         raise CorruptArtifact(f"the folded run cannot be read ({error!s:.200}); fold the run again") from error
-    return Folded(replace(stored.state, measured=measured), stored.last, stored.leaving)
+    return Folded(replace(stored.state, measured=measured), stored.link, stored.leaving)
 
 
 @cache

@@ -31,7 +31,7 @@ from esper.settings import Settings, settings_from_json
 Status = Literal["running", "paused", "completed", "failed", "cancelled"]
 ENDED = ("completed", "failed", "cancelled")
 
-FOLD = 3
+FOLD = 4
 """The number of this fold, raised whenever a state has another ``digest_of_state`` than before for the same events."""
 
 MEASUREMENTS = tuple(name for name in Health.__dataclass_fields__ if name != "site")

@@ -3,14 +3,15 @@
 ``RUN`` is the head; ``RUN/seed/SEED`` (with ``/transitions/N`` and ``/trials/N``), ``RUN/decision/SEQUENCE``,
 ``RUN/rejection/SEQUENCE``, ``RUN/alert/SEQUENCE``, ``RUN/sites/N``, ``RUN/health/N``, ``RUN/checkpoints`` and
 ``RUN/settings`` hold the rest. However large the run, a piece stays below LARGEST. Each carries the sequence number
-of the event that it was last changed by, the digest of the whole state at that event and the number of the fold that
-made it, so any of them can be checked against a fold. Pure: what is read, kept and sent is its host's affair.
+of the event that it was last changed by, the digest of the whole state at that event, the link behind it and the number
+of the fold that made it, so any of them can be checked against a fold and the log. Pure: what is read, kept and sent is
+its host's affair.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
@@ -18,7 +19,7 @@ from esper.events import Event, runs, signals
 from esper.events.codec import jsonable
 from esper.kasmina.stages import IllegalMove
 from esper.log.ordering import Order
-from esper.log.port import Entry
+from esper.log.port import Entry, Position
 from esper.tamiyo.fold import apply
 from esper.tamiyo.state import FOLD, MEASUREMENTS, RunState, SeedState
 
@@ -39,14 +40,20 @@ class RunView:
     """One run's view, an entry of ``esper.runs`` at a time.
 
     A run whose next event is missing or cannot be read takes no more: ``trouble`` then says why and where, and so
-    does its head. ``unreadable`` is told of each record that cannot be decoded.
+    does its head. ``unreadable`` is told of each record that is passed over, ``excluded``
+    are records that do not count.
     """
 
-    def __init__(self, run_id: str, unreadable: Callable[[Entry, DecodeError], None]) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        unreadable: Callable[[Entry, DecodeError], None],
+        excluded: Mapping[Position, bytes] | None = None,
+    ) -> None:
         self.state = RunState(run_id)
         self.trouble: dict[str, Any] | None = None
         self._unreadable, self._unread = unreadable, False
-        self._order = Order(unreadable=self._note)
+        self._order = Order(excluded=excluded or {}, unreadable=self._note)
 
     def take(self, entry: Entry) -> tuple[Event | None, Pieces]:
         """The event in ``entry``, if it is the run's next, and the pieces that it changed."""
@@ -63,22 +70,29 @@ class RunView:
             self.state = apply(before, event)
         except (SequenceGap, SequenceConflict, IllegalMove) as error:
             self.trouble = _trouble(error, entry, before.sequence + 1)
-            return None, pieces(before, {}, self.trouble)
-        return event, pieces(self.state, changes(before, self.state, event), None)
+            return None, pieces(before, {}, self.trouble, self._link)
+        return event, pieces(self.state, changes(before, self.state, event), None, self._link)
+
+    @property
+    def _link(self) -> str | None:
+        link = self._order.mark.link
+        return None if link is None else link.hex()
 
     def _note(self, entry: Entry, error: DecodeError) -> None:
         self._unread = True
         self._unreadable(entry, error)
 
 
-def pieces(state: RunState, changed: Changes, trouble: dict[str, Any] | None) -> Pieces:
-    """The pieces of ``changed`` as they are kept, and the head."""
+def pieces(state: RunState, changed: Changes, trouble: dict[str, Any] | None, link: str | None = None) -> Pieces:
+    """The pieces of ``changed`` as they are kept, and the head; ``link`` is that behind the state's last event."""
     digest, sequence = state.digest_of_state(), state.sequence
     kept: Pieces = {}
     for place, value in {**changed, "": head(state, trouble)}.items():
         key = f"{state.run_id}/{place}" if place else state.run_id
         kept[key] = (
-            None if value is None else packed({"sequence": sequence, "digest": digest, "fold": FOLD, "state": value})
+            None
+            if value is None
+            else packed({"sequence": sequence, "digest": digest, "link": link, "fold": FOLD, "state": value})
         )
     return kept
 

@@ -6,15 +6,15 @@ in turn: that costs its bytes once more than it has to, and no damaged file take
 under ``runs/RUN/`` in the artifacts: ``chunks/SHA256.safetensors`` and ``manifests/SHA256.json``.
 
 ``folds/MANIFEST.SHA256.fold`` may hold the run as it was folded when a checkpoint was taken, JSON too: a help that
-nothing depends on. A checkpoint without it, or whose copy of it is damaged, is whole. No manifest names it, for a
-manifest is the same in two runs that train the same, but what clocks gave them is not.
+nothing depends on. A checkpoint without it, or whose copy of it is damaged, is whole. Only the checkpoint's event names
+it, no manifest: that is the same in two runs that train the same, but what clocks gave them is not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,16 @@ LARGE = 64 * 2**10
 """Bytes from which on an unchanged tensor is referenced rather than written anew; generators' states have less."""
 
 
+def nothing() -> None:
+    """No fold is at hand."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A copy of the state at one moment, ready to be written by another thread.
 
     ``cursor`` is what a resume needs besides the state: where in the data, with which generators. ``folded`` is the run
-    up to its event ``sequence``, if that is at hand.
+    up to its event ``sequence``, if that is at hand by then: asking may wait a little.
     """
 
     step: int
@@ -48,15 +52,16 @@ class Snapshot:
     tensors: dict[str, Tensor]
     cursor: Skeleton
     cursor_tensors: dict[str, Tensor]
-    folded: Folded | None = None
+    folded: Callable[[], Folded | None] = nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A checkpoint that is on disk: its manifest's SHA-256 and the bytes newly written."""
+    """A checkpoint that is on disk: its manifest's SHA-256, the bytes newly written, and its fold's SHA-256."""
 
     manifest: str
     size: int
+    fold: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,12 @@ class Loaded:
 
 
 def snapshot(
-    step: int, sequence: int, reasons: Iterable[str], tree: Any, cursor: Any, folded: Folded | None = None
+    step: int,
+    sequence: int,
+    reasons: Iterable[str],
+    tree: Any,
+    cursor: Any,
+    folded: Callable[[], Folded | None] = nothing,
 ) -> Snapshot:
     """Copy ``tree`` and ``cursor``, so that training may go on."""
     skeleton, tensors = flatten(tree)
@@ -113,12 +123,10 @@ class Checkpoints:
         data = compact_json(manifest)
         sha256 = hashlib.sha256(data).hexdigest()
         self._store.put(self._manifest_key(sha256), data)
-        if snap.folded is not None:
-            folded = to_bytes(snap.folded)
-            self._store.put(f"{self._folds(sha256)}{hashlib.sha256(folded).hexdigest()}.fold", folded)
+        fold = self._write_fold(sha256, snap.folded())
         self._live[sha256] = self._files_of(sha256, manifest)
         self._before, self._wrote = places, True
-        return Written(sha256, size + len(data))
+        return Written(sha256, size + len(data), fold)
 
     def read(self, manifest: str) -> Loaded:
         """The checkpoint with that manifest, every digest checked; raises CorruptArtifact."""
@@ -140,13 +148,12 @@ class Checkpoints:
             digest=digest_of(raw["state"], {name: bytes.fromhex(key) for name, (key, _) in raw["tensors"].items()}),
         )
 
-    def folded(self, manifest: str) -> Folded | None:
-        """The run as it was folded for the checkpoint with that manifest, None if that was not at hand.
+    def folded(self, manifest: str, fold: str | None) -> Folded | None:
+        """The run as it was folded for the checkpoint with that manifest, whose event names ``fold``; None if none.
 
-        Raises CorruptArtifact where it is damaged, or of another version of the fold.
+        Raises CorruptArtifact where it is lost, damaged, or of another version of the fold.
         """
-        key = next(self._store.keys(self._folds(manifest)), None)
-        return None if key is None else from_bytes(self._store.get(key, key.split(".")[-2]))
+        return None if fold is None else from_bytes(self._store.get(f"{self._folds(manifest)}{fold}.fold", fold))
 
     def adopt(self, manifest: str) -> None:
         """Take over a checkpoint of a former process; raises CorruptArtifact.
@@ -216,6 +223,14 @@ class Checkpoints:
         sha256 = hashlib.sha256(data).hexdigest()
         self._store.put(self._chunk_key(sha256), data)
         return sha256, len(data)
+
+    def _write_fold(self, manifest: str, folded: Folded | None) -> str | None:
+        if folded is None:
+            return None
+        data = to_bytes(folded)
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._store.put(f"{self._folds(manifest)}{sha256}.fold", data)
+        return sha256
 
     def _read_chunk(self, chunk: str) -> dict[str, Tensor]:
         return safetensors.torch.load(self._store.get(self._chunk_key(chunk), chunk))

@@ -6,9 +6,8 @@ they count only where the log has the very event that the fold came to. Whatever
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -17,8 +16,10 @@ from esper.errors import CorruptArtifact, DecodeError, EsperError, LogError, Log
 from esper.events import Event
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
 from esper.kasmina.stages import IllegalMove
+from esper.log.chain import Mark, digest
 from esper.log.deadletter import Letter, letters, sending_to
-from esper.log.ordering import in_order
+from esper.log.exclusions import order_of
+from esper.log.ordering import Order
 from esper.log.port import RUNS, Entry, Log, Position
 from esper.log.records import event_of
 from esper.tamiyo.fold import fold
@@ -33,12 +34,12 @@ FIRST_STRIDE = 16  # positions before a checkpoint's event at which to look firs
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A run as far as it has been read, up to ``end``. ``events`` are its events from the first one on, or those behind
-    the checkpoint of step ``since``; ``leaving`` are manifests of checkpoints retired before, for ``retired``."""
+    """A run as far as ``order`` has read it. ``events`` are its events from the first one on, or those behind the
+    checkpoint of step ``since``; ``leaving`` are manifests of checkpoints retired before, for ``retired``."""
 
     state: RunState
     events: list[Event]
-    end: Position | None
+    order: Order
     since: int | None = None
     leaving: tuple[str, ...] = ()
 
@@ -55,21 +56,20 @@ class History:
 
 def begun(log: Log, run_id: str) -> bool:
     """Whether the log has an event of the run."""
-    ordered = in_order(log.read(RUNS, key=run_id), unreadable=sending_to(log, WRITER))
-    return next(ordered, None) is not None
+    order = order_of(log, run_id, unreadable=sending_to(log, WRITER))
+    return next(order.over(log.read(RUNS, key=run_id)), None) is not None
 
 
 def whole(log: Log, run_id: str) -> History:
     """The run from its first event on; with no event if it is not on the log."""
-    return further(log, History(RunState(run_id), [], None))
+    return further(log, History(RunState(run_id), [], order_of(log, run_id)))
 
 
 def further(log: Log, known: History) -> History:
     """``known`` with what has come since."""
-    state, dead = known.state, sending_to(log, WRITER)
-    entries = log.read(RUNS, key=state.run_id, after=known.end)
-    ordered = in_order(entries, epoch=state.writer_epoch, sequence=state.sequence, unreadable=dead)
-    return _extended(known, list(ordered))
+    run_id, mark = known.state.run_id, known.order.mark
+    order = order_of(log, run_id, after=mark, unreadable=sending_to(log, WRITER))
+    return _extended(known, order, log.read(RUNS, key=run_id, after=mark.position))
 
 
 def recent(log: Log, store: ArtifactStore, run_id: str) -> History | None:
@@ -90,20 +90,16 @@ def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
     if any(_stands_in_the_way(letter, run_id) for letter in letters(log)):
         raise CorruptArtifact("some of its records could not be read")
     entry, committed = _newest(log, run_id)
-    folded = Checkpoints(store, run_id).folded(committed.manifest)
+    folded = Checkpoints(store, run_id).folded(committed.manifest, committed.fold)
     if folded is None or (folded.state.run_id, folded.state.sequence) != (run_id, committed.sequence):
         raise CorruptArtifact(f"the checkpoint of step {committed.step} does not say how the run was folded")
     state = folded.state
     if settings_of(state).decision.where != "local":
         raise CorruptArtifact("which proposals were answered is in no checkpoint")
     bad: list[tuple[Entry, DecodeError]] = []
-    entries = in_order(
-        _behind(log, entry, folded),
-        epoch=state.writer_epoch,
-        sequence=state.sequence,
-        unreadable=lambda *each: bad.append(each),
-    )
-    known = _extended(History(state, [], None, committed.step, folded.leaving), list(entries))
+    mark = Mark(state.writer_epoch, state.sequence, bytes.fromhex(folded.link), state.sequence)
+    order = order_of(log, run_id, after=mark, unreadable=lambda *each: bad.append(each))
+    known = _extended(History(state, [], order, committed.step, folded.leaving), order, _behind(log, entry, folded))
     for each in bad:  # only now: where this fails, the whole run is read and tells them
         sending_to(log, WRITER)(*each)
     return known
@@ -138,7 +134,7 @@ def _behind(log: Log, committed: Entry, folded: Folded) -> Iterator[Entry]:
             raise CorruptArtifact(f"event {sequence} is not before the checkpoint's")
         stride *= 4
     for entry in chain([first], entries):
-        if hashlib.sha256(entry.record.value).hexdigest() == folded.last:
+        if digest(entry.record).hex() == folded.link:
             if entry.record.epoch != folded.state.writer_epoch:
                 break
             return entries
@@ -153,7 +149,6 @@ def _read(log: Log, run_id: str, place: Position, stride: int) -> Iterator[Entry
     return iter(log.read(RUNS, key=run_id, after=replace(place, offset=max(place.offset - stride, -1))))
 
 
-def _extended(known: History, found: list[tuple[Entry, Event]]) -> History:
-    events = [event for _, event in found]
-    end = found[-1][0].position if found else known.end
-    return replace(known, state=fold(known.state, events), events=[*known.events, *events], end=end)
+def _extended(known: History, order: Order, entries: Iterable[Entry]) -> History:
+    events = [event for _, event in order.over(entries)]
+    return replace(known, state=fold(known.state, events), events=[*known.events, *events], order=order)

@@ -8,12 +8,12 @@ on, at most ``buffer`` transactions ahead.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -22,15 +22,17 @@ from uuid import UUID
 from esper.backoff import Backoff
 from esper.errors import Fenced, LogError, LogRefused, RecordTooLarge, SequenceConflict, SequenceGap, WriterLost
 from esper.events import AssetContent, RunContent
+from esper.log.chain import Mark, chained, first_link
 from esper.log.port import RUNS, Record, Writer
 from esper.log.records import asset_record, run_record
 from esper.settings import LogSettings
 from esper.tamiyo.fold import after
 from esper.tamiyo.snapshot import Folded
 from esper.tamiyo.state import RunState
-from esper.tolaria.reopening import NOTE, WRITER, Tail, Writers, renumbered
+from esper.tolaria.reopening import NOTE, WRITER, Writers, renumbered
 
 logger = logging.getLogger("esper")
+SETTLING = 5.0  # seconds that a fold waits for the commit of its last event; it is a help that nothing depends on
 CLOSING = 5.0  # seconds that a closing journal gives its last transactions
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to append
 FINAL = (Fenced, LogRefused, SequenceGap, SequenceConflict, RecordTooLarge)  # trying again cannot help
@@ -78,12 +80,13 @@ class Transaction:
 
 
 class _Sent(NamedTuple):
-    """A transaction as it was queued."""
+    """A transaction as it was queued. ``settled`` is where it ends, once it is committed."""
 
     records: list[Record]
     state: RunState
     moved: int
     then: Callable[[], None] | None
+    settled: Future[Mark]
 
 
 class Journal:
@@ -94,11 +97,13 @@ class Journal:
     one up from there; whatever was given to the journal is committed once all the same.
     """
 
-    def __init__(self, writers: Writers, writer: Writer, state: RunState, settings: LogSettings) -> None:
+    def __init__(
+        self, writers: Writers, writer: Writer, state: RunState, settings: LogSettings, mark: Mark | None = None
+    ) -> None:
         self.committed = writer.sequence  # events of the run
         self._writers, self._settings = writers, settings
         self._state = state
-        self._newest: Record | None = None  # the last of the run's events that was submitted
+        self._newest: Future[Mark] | None = None  # where the last transaction that was submitted ends
         self._counted = self._moved = 0, writer.epoch  # by how much its numbers were moved up; the last event's epoch
         self._queue: queue.Queue[_Sent | None] = queue.Queue(settings.buffer)
         self._failure: BaseException | None = None
@@ -108,7 +113,7 @@ class Journal:
         self._closing = threading.Event()
         # Of the writer thread alone:
         self._writer = writer
-        self._tail = Tail(state.writer_epoch, state.sequence)
+        self._tail = self.begun = mark or Mark(state.writer_epoch, state.sequence, first_link(state.run_id))
         self._folded = state  # until the tail
         self._head: list[Record] = []  # RunResumed, until it is committed with the next transaction
         self._doubtful: list[Record] | None = None  # what a lost writer was given
@@ -136,12 +141,23 @@ class Journal:
         """The run as the training thread last saw it, for other threads."""
         return self._state
 
-    def folded(self) -> Folded | None:
-        """The state and what tells its last event; None where that event has moved up, or is not of this journal."""
+    def folded(self) -> Callable[[], Folded | None]:
+        """What gives the present state and the link behind its last event, once that is committed: it waits a little.
+        It gives None where that event has moved up by then, or is not of this journal."""
         state, newest = self.state, self._newest
-        if newest is None or (newest.epoch, newest.sequence) != (state.writer_epoch, state.sequence):
-            return None
-        return Folded(state, hashlib.sha256(newest.value).hexdigest())
+
+        def settled() -> Folded | None:
+            if newest is None:
+                return None
+            try:
+                tail = newest.result(timeout=SETTLING)
+            except (TimeoutError, CancelledError):
+                return None
+            if tail.link is None or (tail.epoch, tail.sequence) != (state.writer_epoch, state.sequence):
+                return None
+            return Folded(state, tail.link.hex())
+
+        return settled
 
     def transaction(self) -> Transaction:
         """A new transaction on the present state."""
@@ -151,7 +167,7 @@ class Journal:
         """Queue it; waits only when ``buffer`` transactions are queued."""
         self.check()
         began = time.monotonic()
-        sent = _Sent(transaction.records(), transaction.state, transaction.moved, transaction.then)
+        sent = _Sent(transaction.records(), transaction.state, transaction.moved, transaction.then, Future())
         while True:
             try:
                 self._queue.put(sent, timeout=0.2)
@@ -159,8 +175,7 @@ class Journal:
             except queue.Full:
                 self._wait_once(began)
         self._state, self._counted = transaction.state, (transaction.moved, transaction.epoch)
-        if transaction.contents:
-            self._newest = sent.records[-1]
+        self._newest = sent.settled
 
     def commit(self, transaction: Transaction) -> None:
         """Queue it and wait until it, and everything before it, is committed."""
@@ -231,6 +246,8 @@ class Journal:
                     if sent is not None and self._failure is None:
                         self._append(sent)
                 finally:
+                    if sent is not None:
+                        sent.settled.cancel()  # unless it is settled
                     self._queue.task_done()
                 if sent is None:
                     return
@@ -264,13 +281,15 @@ class Journal:
         if self._doubtful is not None and self._reopen(self._doubtful, sent):
             return
         records = renumbered([*self._head, *sent.records], self._writer.epoch, self._tail.sequence)
+        records, link = chained(records, self._tail.link or first_link(self._writers.run_id))
         try:
             position = self._writer.append(records)
         except WriterLost:
             self._doubtful = records
             raise
         last = next(record for record in reversed(records) if record.topic == RUNS)
-        self._settle(sent, Tail(self._writer.epoch, last.sequence or 0, position))
+        since = self._tail.chained or self._tail.sequence + 1
+        self._settle(sent, Mark(self._writer.epoch, last.sequence or 0, link, since, position))
 
     def _reopen(self, doubtful: list[Record], sent: _Sent) -> bool:
         """Go on with another writer; returns whether ``doubtful``, the lost one's last records, were committed."""
@@ -287,11 +306,12 @@ class Journal:
         logger.warning("run %s: %s; it goes on with epoch %d", self._writers.run_id, NOTE, self._writer.epoch)
         return reopened.committed
 
-    def _settle(self, sent: _Sent, tail: Tail) -> None:
+    def _settle(self, sent: _Sent, tail: Mark) -> None:
         """It is committed, and ``tail`` is its last event."""
         self._tail, self._folded, self._head = tail, sent.state, []
         self._moved = sent.moved + tail.sequence - sent.state.sequence, tail.epoch
         self.committed = tail.sequence
+        sent.settled.set_result(tail)
         self._answered = time.monotonic()
         if self._trouble:
             self._trouble, self._said = "", False

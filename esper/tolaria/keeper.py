@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from functools import partial
 from esper.errors import CorruptArtifact
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
 from esper.tamiyo.rules import checkpoints
+from esper.tamiyo.snapshot import Folded
 from esper.tolaria.archive import Archive
 from esper.tolaria.checkpoint import Loaded, Snapshot
 from esper.tolaria.journal import Journal
@@ -25,8 +27,7 @@ class Keeper:
 
     def take(self, snap: Snapshot) -> None:
         """Write a checkpoint in the background, unless a former process took it and its events are replayed."""
-        if snap.folded is not None:
-            snap = replace(snap, folded=replace(snap.folded, leaving=tuple(self._leaving)))
+        snap = replace(snap, folded=_with(snap.folded, tuple(self._leaving)))
         if not any(
             each.step == snap.step and each.reason != checkpoints.PAUSE for each in self._journal.state.checkpoints
         ):
@@ -46,6 +47,7 @@ class Keeper:
                         sequence=snap.sequence,
                         reason=",".join(snap.reasons),
                         size=written.size,
+                        fold=written.fold,
                         measured={"seconds": seconds},
                     )
                 )
@@ -78,3 +80,13 @@ class Keeper:
     def _removed(self, manifest: str, removal: Future[None]) -> None:
         if removal.exception() is None:
             self._leaving.discard(manifest)
+
+
+def _with(folded: Callable[[], Folded | None], leaving: tuple[str, ...]) -> Callable[[], Folded | None]:
+    """``folded``, which shall say what is ``leaving``."""
+
+    def with_leaving() -> Folded | None:
+        found = folded()
+        return None if found is None else replace(found, leaving=leaving)
+
+    return with_leaving

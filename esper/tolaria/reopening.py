@@ -20,8 +20,10 @@ from esper.events import RunContent
 from esper.events.codec import decode
 from esper.events.ids import run_event_id
 from esper.events.runs import Environment, RunResumed
-from esper.log.ordering import in_order
-from esper.log.port import RUNS, Entry, Log, Position, Record, Writer
+from esper.log.chain import Mark
+from esper.log.exclusions import order_of
+from esper.log.ordering import Order
+from esper.log.port import RUNS, Entry, Log, Record, Writer
 from esper.log.records import run_record
 from esper.tamiyo.state import RunState
 
@@ -30,20 +32,11 @@ NOTE = "the log gave the writer up while it was away"
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
-    """The last event of a run that is known to be on the log; ``sequence`` is 0 where there is none."""
-
-    epoch: int = 0
-    sequence: int = 0
-    position: Position | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Reopened:
     """A writer in place of the lost one, where the run ends, and whether what was in doubt is on the log after all."""
 
     writer: Writer
-    tail: Tail
+    tail: Mark
     committed: bool
 
 
@@ -61,7 +54,7 @@ class Writers:
         self._epochs.add(writer.epoch)
         return writer
 
-    def reopen(self, sent: Sequence[Record], tail: Tail) -> Reopened:
+    def reopen(self, sent: Sequence[Record], tail: Mark) -> Reopened:
         """Open a writer in place of one that was lost while it appended ``sent`` behind ``tail``.
 
         Raises Fenced if another trainer has written to the run since: one that did so before is not fenced in turn.
@@ -70,12 +63,9 @@ class Writers:
         self._read(tail)
         writer = self.open()
         try:
-            found = self._read(tail)  # the lost transaction is settled now; a rival may have come in between
-            if found:
-                last = found[-1]
-                tail = Tail(last.record.epoch or 0, last.record.sequence or 0, last.position)
-            check_end(self.run_id, writer, tail.sequence)
-            return Reopened(writer, tail, is_on_the_log(sent, [entry.record for entry in found]))
+            order, found = self._read(tail)  # the lost transaction is settled now; a rival may have come in between
+            follow_on(writer, order)
+            return Reopened(writer, order.mark, is_on_the_log(sent, [entry.record for entry in found]))
         except BaseException:
             writer.close()
             raise
@@ -89,24 +79,28 @@ class Writers:
         place = state.sequence + 1
         return run_record(self.run_id, content, epoch=epoch, sequence=place, writer=WRITER, time=datetime.now(UTC))
 
-    def _read(self, tail: Tail) -> list[Entry]:
+    def _read(self, tail: Mark) -> tuple[Order, list[Entry]]:
         """The run's events behind ``tail``; raises Fenced if one is of another trainer's later epoch."""
-        entries = self._log.read(RUNS, key=self.run_id, after=tail.position)
-        found = [entry for entry, _ in in_order(entries, epoch=tail.epoch, sequence=tail.sequence)]
+        order = order_of(self._log, self.run_id, after=tail)
+        found = [entry for entry, _ in order.over(self._log.read(RUNS, key=self.run_id, after=tail.position))]
         for entry in found:
             epoch = entry.record.epoch or 0
             if epoch > tail.epoch and epoch not in self._epochs:
                 raise Fenced(self.run_id, epoch)
-        return found
+        return order, found
 
 
-def check_end(run_id: str, writer: Writer, last: int) -> None:
-    """Raise SequenceGap if the log has given ``writer`` more events of the run than could be read, up to ``last``."""
-    if writer.sequence > last:
+def follow_on(writer: Writer, order: Order) -> None:
+    """Let ``writer`` go on where ``order`` has come to the end of its run. What the log counts beyond that are records
+    that are none of its events; raises SequenceGap if they could be."""
+    last = order.mark.sequence
+    if writer.sequence > max(last, order.claimed):
         raise SequenceGap(
-            f"run {run_id}: event {last + 1} is missing, though the log counts {writer.sequence}; "
+            f"run {writer.run_id}: event {last + 1} is missing, though the log counts {writer.sequence}; "
             "copy the run again from a log that has it whole"
         )
+    if writer.sequence > last:
+        writer.follow(last)
 
 
 def is_on_the_log(sent: Sequence[Record], found: Sequence[Record]) -> bool:

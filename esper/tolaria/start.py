@@ -50,7 +50,7 @@ from esper.tolaria.environment import environment
 from esper.tolaria.history import History, further, recent, whole
 from esper.tolaria.host import check_like, describe
 from esper.tolaria.journal import Journal
-from esper.tolaria.reopening import check_end
+from esper.tolaria.reopening import follow_on
 from esper.tolaria.replay import Replay
 from esper.tolaria.run import Run
 from esper.tolaria.sites import Sites, costs_of
@@ -245,10 +245,10 @@ def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[s
     writers, writer = bench.opened_writer()  # read again what a fenced trainer wrote until now
     known = further(bench.log, known)
     present = known.state
-    check_end(run_id, writer, present.sequence)
+    follow_on(writer, known.order)
     if present.status != before.status and present.status != "running":
         raise RunUnusable(f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume")
-    journal = bench.opened.enter_context(closing(Journal(writers, writer, present, settings.log)))
+    journal = bench.opened.enter_context(closing(Journal(writers, writer, present, settings.log, known.order.mark)))
     archive = bench.opened.enter_context(closing(Archive(bench.store, run_id)))
     checkpoint, corrupt = _newest(archive, journal.state)
     if not known.serves(checkpoint.step):

@@ -24,7 +24,7 @@ from esper.tamiyo.state import RunState
 from esper.tolaria.alone import Alone
 from esper.tolaria.answers import Answers
 from esper.tolaria.changes import Changes
-from esper.tolaria.checkpoint import Loaded, snapshot
+from esper.tolaria.checkpoint import Loaded, nothing, snapshot
 from esper.tolaria.cores import waited
 from esper.tolaria.cursor import Cursor
 from esper.tolaria.digest import StateDigest, batch_digest, digest_tree
@@ -400,7 +400,9 @@ class Trainer:
     def _checkpoint(self, *reasons: str) -> None:
         self._tell_metrics()
         replaying = self.replay.covers(self.step)  # then the fold has come further than the step
-        sequence, folded = (self._sequence, None) if replaying else (self.journal.state.sequence, self.journal.folded())
+        sequence, folded = (
+            (self._sequence, nothing) if replaying else (self.journal.state.sequence, self.journal.folded())
+        )
         self.keeper.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree(), folded))
 
     def _checkpoint_due(self, *reasons: str) -> None:

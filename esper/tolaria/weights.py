@@ -21,8 +21,7 @@ from esper.kasmina.alpha import alpha
 from esper.kasmina.seed import SEED_PREFIX, strip
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.log import open_log
-from esper.log.ordering import in_order
-from esper.log.port import RUNS
+from esper.log.exclusions import run_events
 from esper.settings import log_url
 from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import best_step, is_best, newest_usable
@@ -204,7 +203,7 @@ def _read(run_id: str, at: At, live: bool, home: Path, url: str | None) -> tuple
     with closing(open_log(place)) as opened:
         tried = ""
         while True:
-            events = [event for _, event in in_order(opened.read(RUNS, key=run_id))]
+            events = [event for _, event in run_events(opened, run_id)]
             if not events:
                 raise RunNotFound(f"there is no run {run_id} in {place}; `esper runs` lists those there are")
             state = fold(RunState(run_id), events)

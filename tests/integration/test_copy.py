@@ -75,12 +75,12 @@ def test_a_copy_that_is_repeated_copies_only_what_is_new(logs: tuple[Log, Log]) 
     before, signals = len(history.events), held(destination, SIGNALS)
     again = copy_run(source, destination, RUN)
     assert (again.events, again.there, again.signals, again.assets) == (0, before, 0, 0)
-    history.epoch = 2
+    history.resume(2)
     history.boundary(20)
     source.open_writer(RUN).append(records(history)[before:])
     source.signal(command("2"))
     more = copy_run(source, destination, RUN)
-    assert (more.events, more.there, more.signals) == (1, before, 1)
+    assert (more.events, more.there, more.signals) == (2, before, 1)
     assert held(destination, RUNS) == held(source, RUNS)
     assert held(destination, SIGNALS) == held(source, SIGNALS) != signals
 
@@ -142,7 +142,7 @@ def test_a_run_that_has_gone_on_there_is_refused_and_its_trainer_is_not_disturbe
     copy_run(source, destination, RUN)
     there, here = list(history.events), history
     trainer = destination.open_writer(RUN)
-    here.epoch = trainer.epoch
+    here.resume(trainer.epoch)
     here.boundary(10)
     trainer.append(records(here)[len(there) :])
     before = held(destination, RUNS)
@@ -169,10 +169,10 @@ def test_a_run_goes_home_again_with_what_it_did_elsewhere(logs: tuple[Log, Log])
     write(source, records(history))
     copy_run(source, destination, RUN)
     writer = destination.open_writer(RUN)
-    history.epoch = writer.epoch
+    history.resume(writer.epoch)
     history.boundary(10)
     writer.append(records(history)[2:])
-    assert copy_run(destination, source, RUN).events == 1
+    assert copy_run(destination, source, RUN).events == 2
     assert held(source, RUNS) == held(destination, RUNS)
 
 

@@ -9,15 +9,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from esper.errors import Fenced, SequenceConflict, SequenceGap, UsageError
-from esper.events.runs import AlertRaised, BoundaryReached
-from esper.events.schemas import schema_from_json, schema_of
+from esper.events.runs import AlertRaised, BoundaryReached, RunResumed
+from esper.events.schemas import name_of, schema_from_json, schema_of
 from esper.events.signals import CommandIssued
 from esper.log import open_log
+from esper.log.chain import chained, first_link
 from esper.log.ordering import in_order, once
 from esper.log.partitions import partition_of
 from esper.log.port import ASSETS, RUNS, SIGNALS, Entry, Log, Position, Record
 from esper.log.records import run_record, signal_record
 from tests.adapters import child
+from tests.histories import ENVIRONMENT, History
 from tests.log_child import records as child_records
 
 SCHEMA = schema_of(BoundaryReached)
@@ -327,15 +329,18 @@ def test_a_signal_does_not_disturb_the_writer_of_its_run(log: Log) -> None:
 def test_a_run_goes_through_the_log_and_the_readers_rule_unchanged(log: Log) -> None:
     now = datetime(2026, 11, 22, 12, 0, 0, 123456, UTC)
     cause = uuid.uuid5(uuid.NAMESPACE_URL, "a cause")
-    sent = [AlertRaised(step=step, kind="test", detail="ä\0ß", value=None) for step in range(6)]
+    alerts = [AlertRaised(step=step, kind="test", detail="ä\0ß", value=None) for step in range(4)]
+    resumed = RunResumed(checkpoint=0, inexact=False, environment=ENVIRONMENT, notes=())
+    sent = [History().events[0].content, *alerts[:3], resumed, alerts[3]]
+    link = first_link("run")
     for epoch, contents in ((1, sent[:4]), (2, sent[4:])):
         writer = log.open_writer("run")
-        writer.append(
-            [
-                run_record("run", content, epoch=epoch, sequence=number, writer="t/1", time=now, causes=(cause,))
-                for number, content in enumerate(contents, writer.sequence + 1)
-            ]
-        )
+        records = [
+            run_record("run", content, epoch=epoch, sequence=number, writer="t/1", time=now, causes=(cause,))
+            for number, content in enumerate(contents, writer.sequence + 1)
+        ]
+        linked, link = chained(records, link)
+        writer.append(linked)
     events = list(in_order(log.read(RUNS, "run")))
     assert [event.content for _, event in events] == sent
     for number, (entry, event) in enumerate(events, 1):
@@ -344,6 +349,8 @@ def test_a_run_goes_through_the_log_and_the_readers_rule_unchanged(log: Log) -> 
         assert headers["ce_id"].decode() == str(event.envelope.id)
         assert headers["ce_time"].decode() == now.isoformat()
         assert headers["ce_source"] == b"/esper/t%2F1"
-        assert (headers["ce_type"], headers["ce_specversion"]) == (b"esper.runs.AlertRaised", b"1.0")
+        assert (headers["ce_type"], headers["ce_specversion"]) == (name_of(type(event.content)).encode(), b"1.0")
+        assert event.link is not None
+        assert headers["link"] == event.link.hex().encode()
         assert headers["ce_subject"] == headers["correlation_id"] == b"run"
         assert headers["causation_id"].decode() == str(cause)

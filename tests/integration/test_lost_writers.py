@@ -22,6 +22,7 @@ from esper.log.sqlite import _schema_id as schema_id
 from esper.tolaria import journal as journal_module
 from tests.faulty import Fault
 from tests.integration.test_signals import send
+from tests.records import behind
 from tests.training import Loop, contents, events, history, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pauses")
@@ -117,7 +118,7 @@ def take_over(home: Path) -> None:
     assert isinstance(found[0].content, RunStarted)
     content = RunResumed(checkpoint=0, inexact=False, environment=found[0].content.environment, notes=())
     fields = {"epoch": writer.epoch, "sequence": sequence, "writer": "rival", "time": datetime.now(UTC)}
-    writer.append([run_record("run", content, **fields)])  # type: ignore[arg-type]
+    writer.append(behind(log, "run", [run_record("run", content, **fields)]))  # type: ignore[arg-type]
     log.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from esper.log.port import RUNS, Entry, Position
 from esper.log.records import run_record
 from esper.log.sqlite import SqliteLog
 from esper.tamiyo import snapshot
+from esper.tamiyo.snapshot import from_bytes, to_bytes
 from esper.tolaria.checkpoint import Checkpoints
 from esper.tolaria.history import History, further, recent, whole
 from tests.faulty import Fault
@@ -133,7 +135,8 @@ def test_what_is_read_from_the_last_checkpoint_on_is_the_end_of_the_run(crashed:
     assert last.state.digest_of_state() == all_of_it.state.digest_of_state()
     assert 0 < len(last.events) < 30
     assert last.events == all_of_it.events[-len(last.events) :]
-    assert last.end == all_of_it.end
+    assert last.order.mark.link == all_of_it.order.mark.link
+    assert last.order.mark.position == all_of_it.order.mark.position
     behind = [event for event in all_of_it.events if getattr(event.content, "step", 0) > last.since]
     assert behind == [event for event in last.events if getattr(event.content, "step", 0) > last.since]
 
@@ -182,6 +185,15 @@ def damage(home: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1] + b" ")
 
 
+def forge(home: Path) -> None:
+    """Another fold lies beside each checkpoint, whole in itself: the run had come to other losses."""
+    for path in (home / "artifacts/runs/run/folds").iterdir():
+        folded = from_bytes(path.read_bytes())
+        data = to_bytes(replace(folded, state=replace(folded.state, losses=(0.0,))))
+        path.with_name(f"{path.name.split('.')[0]}.{hashlib.sha256(data).hexdigest()}.fold").write_bytes(data)
+        path.unlink()
+
+
 def nothing(home: Path) -> None:
     return
 
@@ -192,10 +204,10 @@ def folded_as(**fields: Any) -> Callable[[pytest.MonkeyPatch], None]:
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         right = Checkpoints.folded
 
-        def wrong(self: Checkpoints, manifest: str) -> Any:
-            found = right(self, manifest)
+        def wrong(self: Checkpoints, manifest: str, fold: str | None) -> Any:
+            found = right(self, manifest, fold)
             assert found is not None
-            own = {name: value for name, value in fields.items() if name in ("last",)}
+            own = {name: value for name, value in fields.items() if name in ("link",)}
             state = {name: value for name, value in fields.items() if name not in own}
             return replace(found, state=replace(found.state, **state), **own)
 
@@ -221,10 +233,11 @@ def another_version(monkeypatch: pytest.MonkeyPatch) -> None:
 WRONG: dict[str, Callable[[Path], None] | Callable[[pytest.MonkeyPatch], None]] = {
     "missing": delete,
     "damaged": damage,
+    "forged": forge,
     "another version's": another_version,
     "another run's": folded_as(run_id="other"),
     "at another event": folded_as(sequence=7),
-    "with another last event": folded_as(last="00" * 32),
+    "with another last event": folded_as(link="00" * 32),
     "of a later writer": folded_as(writer_epoch=2),
     "no hint": hinted(lambda place: None),
     "a hint to another event": hinted(lambda place: replace(place, offset=place.offset - 2)),
@@ -238,7 +251,7 @@ def test_a_run_whose_fold_cannot_be_used_is_read_from_its_first_event(
     wrong: str, crashed: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     plant: Any = WRONG[wrong]
-    plant(crashed if plant in (delete, damage) else monkeypatch)
+    plant(crashed if plant in (delete, damage, forge) else monkeypatch)
     last, all_of_it = both(crashed)
     assert last is None
     counted.clear()

@@ -24,7 +24,7 @@ some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthChe
 
 
 def kept(state: RunState) -> RunState:
-    return from_bytes(to_bytes(Folded(state, "last"))).state
+    return from_bytes(to_bytes(Folded(state, "ab"))).state
 
 
 @some
@@ -90,14 +90,14 @@ def test_many_sites_that_share_a_record_are_kept_in_little_space() -> None:
 
 
 def test_what_another_version_kept_or_is_no_state_is_refused(monkeypatch: Any) -> None:
-    data = to_bytes(Folded(History().state, "last", ("m",)))
-    assert from_bytes(data) == Folded(History().state, "last", ("m",))
+    data = to_bytes(Folded(History().state, "ab", ("m",)))
+    assert from_bytes(data) == Folded(History().state, "ab", ("m",))
     for wrong in (
         b"",
         b"{}",
         data[:-1],
         data.replace(b'"sequence":', b'"sequences":'),
-        data.replace(b'"last":', b'"":'),
+        data.replace(b'"link":', b'"":'),
     ):
         with pytest.raises(CorruptArtifact, match="fold the run again"):
             from_bytes(wrong)

@@ -234,15 +234,19 @@ def folded(*leaving: str) -> Folded:
     return Folded(RunState("run", sequence=10, writer_epoch=1), "ab" * 32, leaving)
 
 
+def with_fold(snap: Snapshot) -> Snapshot:
+    return replace(snap, folded=folded)
+
+
 def test_the_folded_run_is_kept_with_a_checkpoint_and_goes_with_it(files: Checkpoints, store: ArtifactStore) -> None:
     without = files.write(snap(1, state()))
-    written = files.write(replace(snap(2, state()), folded=folded()))
+    written = files.write(with_fold(snap(2, state())))
     assert written.manifest == files.write(snap(2, state())).manifest
     later = Checkpoints(store, "run")
-    assert later.folded(without.manifest) is None
-    assert later.folded(written.manifest) == folded()
+    assert later.folded(without.manifest, without.fold) is None
+    assert later.folded(written.manifest, written.fold) == folded()
     (key,) = store.keys("runs/run/folds/")
-    assert json.loads(store.get(key, key.split(".")[-2]))["last"] == "ab" * 32
+    assert json.loads(store.get(key, key.split(".")[-2]))["link"] == "ab" * 32
     later.adopt(without.manifest)
     later.remove(written.manifest)
     assert list(store.keys("runs/run/folds/")) == []
@@ -252,14 +256,15 @@ def test_the_folded_run_is_kept_with_a_checkpoint_and_goes_with_it(files: Checkp
 def test_a_checkpoint_whose_folded_run_is_damaged_or_missing_is_whole(
     files: Checkpoints, store: ArtifactStore, tmp_path: Path
 ) -> None:
-    written = files.write(replace(snap(1, state()), folded=folded()))
+    written = files.write(with_fold(snap(1, state())))
     (key,) = store.keys("runs/run/folds/")
     damage(tmp_path, key)
     later = Checkpoints(store, "run")
     with pytest.raises(CorruptArtifact):
-        later.folded(written.manifest)
+        later.folded(written.manifest, written.fold)
     store.delete(key)
-    assert later.folded(written.manifest) is None
+    with pytest.raises(CorruptArtifact):
+        later.folded(written.manifest, written.fold)
     later.adopt(written.manifest)
     assert later.read(written.manifest).step == 1
 
@@ -308,15 +313,15 @@ def test_a_checkpoint_names_those_whose_files_were_still_to_be_deleted(store: Ar
     keeper = Keeper(archive, Committing(), keep=1)
     for step in (0, 1, 2, 3):
         keeper.due = step
-        keeper.take(replace(snap(step, state()), folded=folded()))
+        keeper.take(with_fold(snap(step, state())))
         archive._writing[-1][2].result()
         keeper.commit()
     retired = list(keeper._leaving)
     assert len(retired) == len(archive.removals) == 2
     archive.removals[0].set_result(None)
     archive.removals[1].set_exception(EsperError("no permission"))
-    keeper.take(replace(snap(4, state()), folded=folded()))
-    leaving = [each.folded.leaving for each in archive.taken if each.folded is not None]
+    keeper.take(with_fold(snap(4, state())))
+    leaving = [found.leaving for each in archive.taken if (found := each.folded()) is not None]
     assert [len(each) for each in leaving] == [0, 0, 0, 1, 1]
     assert set(leaving[-1]) == keeper._leaving
     assert leaving[-1] != leaving[-2]

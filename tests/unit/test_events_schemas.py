@@ -20,7 +20,7 @@ import fastavro
 import pytest
 
 from esper.errors import DecodeError
-from esper.events import Content, Envelope, Event, runs
+from esper.events import Content, Envelope, Event, RunContent, runs
 from esper.events.codec import encode
 from esper.events.schemas import name_of, schema_from_json, schema_named, schema_of, schemas_dir
 
@@ -77,6 +77,8 @@ def test_a_class_and_its_schema_have_the_same_fields_in_the_same_order(record_cl
     if record_class in CONTENTS:
         expected.insert(0, ("envelope", "esper.Envelope"))
         assert expected[-1] == ("measured", ["null", {"type": "map", "values": "double"}])
+    if record_class in get_args(RunContent):
+        expected.append(("link", ["null", "bytes"]))
     assert [(field["name"], field["type"]) for field in avsc(record_class)["fields"]] == expected
 
 
@@ -111,11 +113,11 @@ def test_every_schema_has_a_class() -> None:
 
 
 def test_every_event_class_is_in_the_union_of_contents() -> None:
-    from esper.events import assets, deadletter, signals, telemetry
+    from esper.events import assets, deadletter, exclusions, signals, telemetry
 
     defined = {
         value
-        for module in (runs, signals, assets, deadletter, telemetry)
+        for module in (runs, signals, assets, deadletter, exclusions, telemetry)
         for value in vars(module).values()
         if isinstance(value, type) and "measured" in getattr(value, "__annotations__", ())
     }
@@ -162,6 +164,7 @@ def test_a_foreign_reader_needs_nothing_but_the_stored_json() -> None:
         "step": 3,
         "reason": "asked",
         "measured": {"seconds": 0.5},
+        "link": None,
     }
 
 

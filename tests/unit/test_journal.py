@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Sequence
@@ -13,8 +12,10 @@ from typing import cast
 import pytest
 
 from esper.errors import Fenced, LogError, SequenceGap
+from esper.events.codec import decode
 from esper.events.runs import AlertRaised
 from esper.log import open_log
+from esper.log.chain import digest, first_link
 from esper.log.ordering import in_order
 from esper.log.port import RUNS, Log, Position, Record
 from esper.settings import LogSettings
@@ -179,14 +180,37 @@ def test_what_follows_a_commit_that_failed_never_happens(slow: SlowLog) -> None:
 def test_the_folded_run_is_told_with_the_bytes_of_its_last_event_until_that_moves(slow: SlowLog) -> None:
     slow.open.set()
     ahead = journal(slow)
-    assert ahead.folded() is None
-    submit(ahead, 1, commit=True)
-    found = ahead.folded()
+    assert ahead.folded()() is None
+    submit(ahead, 1)
+    asked, state = ahead.folded(), ahead.state
+    submit(ahead, 2, commit=True)
+    found = asked()
     assert found is not None
-    assert found.state is ahead.state
-    assert found.last == hashlib.sha256(slow.appended[-1][-1].value).hexdigest()
+    assert found.state is state
+    assert found.link == digest(slow.appended[0][-1]).hex()
     ahead._moved = 1, 2  # what a writer that was opened again leaves behind
-    assert ahead.folded() is None
+    assert ahead.folded()() is None
+    ahead.close()
+
+
+def test_a_folded_run_whose_last_event_is_never_committed_is_not_told(slow: SlowLog) -> None:
+    ahead = journal(slow)
+    submit(ahead, 1)
+    asked = ahead.folded()
+    threading.Thread(target=ahead.close).start()
+    assert asked() is None
+
+
+def test_each_event_has_the_digest_of_the_one_before_it_in_its_body_and_its_headers(slow: SlowLog) -> None:
+    slow.open.set()
+    ahead = journal(slow)
+    for number in range(3):
+        submit(ahead, number, commit=True)
+    written = [record for records in slow.appended for record in records]
+    links = [decode(record.schema, record.value).link for record in written]
+    assert links == [first_link(RUN), digest(written[0]), digest(written[1])]
+    assert [dict(record.headers)["link"] for record in written] == [link.hex().encode() for link in links if link]
+    assert [cast(AlertRaised, decode(record.schema, record.value).content).step for record in written] == [0, 1, 2]
     ahead.close()
 
 

@@ -19,7 +19,8 @@ from esper.events.assets import KernelRequested
 from esper.events.codec import decode
 from esper.events.ids import run_event_id, signal_id
 from esper.events.runs import AlertRaised, CheckpointCommitted, RunCompleted, RunPaused, RunResumed
-from esper.log.ordering import in_order
+from esper.log.chain import Mark
+from esper.log.ordering import Order, in_order
 from esper.log.port import RUNS, Record
 from esper.log.records import asset_record, run_record
 from esper.log.sqlite import SqliteLog
@@ -28,9 +29,10 @@ from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
 from esper.tolaria import journal as journal_module
 from esper.tolaria.journal import Journal
-from esper.tolaria.reopening import Writers, check_end, is_on_the_log, renumbered
+from esper.tolaria.reopening import Writers, follow_on, is_on_the_log, renumbered
 from tests.faulty import Fault, FaultyLog
 from tests.histories import ENVIRONMENT, RUN, History
+from tests.records import behind
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 COMMAND = signal_id(RUN, "test", "1")
@@ -269,7 +271,8 @@ def rival(run: Life, *contents: Any) -> int:
     writer = log.open_writer(RUN)
     state = fold(RunState(RUN), run.events())
     fields = {"epoch": writer.epoch, "writer": "rival", "time": NOW}
-    writer.append([run_record(RUN, each, sequence=state.sequence + n, **fields) for n, each in enumerate(contents, 1)])
+    records = [run_record(RUN, each, sequence=state.sequence + n, **fields) for n, each in enumerate(contents, 1)]
+    writer.append(behind(log, RUN, records))
     log.close()
     return writer.epoch
 
@@ -362,10 +365,14 @@ def test_an_error_that_stays_ends_it_at_once(error: LogError, life: Callable[...
 
 
 def test_more_events_than_can_be_read_are_a_gap(tmp_path: Path) -> None:
-    log = FaultyLog(tmp_path)
+    log = SqliteLog("sqlite:///log.db", tmp_path / "log.db")
     writer = log.open_writer(RUN)
-    check_end(RUN, writer, 0)
+    order = Order(after=Mark(sequence=5))
+    follow_on(writer, order)
     writer.sequence = 7
     with pytest.raises(SequenceGap, match=r"event 6 is missing, though the log counts 7"):
-        check_end(RUN, writer, 5)
+        follow_on(writer, order)
+    order.claimed = 7  # by records that readers passed over
+    follow_on(writer, order)
+    assert writer.sequence == 5
     log.close()

@@ -20,7 +20,7 @@ from esper.log.kafka.index import RUN_INDEX, Index, RunIndex, index_bytes, index
 from esper.log.kafka.reader import EPOCH, SEQUENCE, Message, Reader
 from esper.log.kafka.registry import Registry
 from esper.log.kafka.share import GroupShare
-from esper.log.kafka.topics import TOPICS
+from esper.log.kafka.topics import LATER, TOPICS
 from esper.log.kafka.transactions import Message as Outgoing
 from esper.log.kafka.writer import PATIENCE, KafkaWriter, open_writer
 from esper.log.partitions import partition_of
@@ -160,7 +160,8 @@ class KafkaLog:
         return partition_of(key)
 
     def partitions(self, topic: str) -> int:
-        """How many the topic has, 0 if it is not there; raises LogError if it is ours and not as it has to be."""
+        """How many the topic has, 0 if it is not there; raises LogError if it is ours and not as it has to be, or not
+        there though every log has it."""
         known = self._partitions.get(topic)
         if known is not None:
             return known
@@ -171,11 +172,9 @@ class KafkaLog:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise self.cluster.error(f"asking for {topic}", error) from error
-            if topic not in TOPICS:
+            if topic not in TOPICS or topic in LATER:
                 return 0
-            raise LogError(
-                f"topic {real} is missing on {self.address.servers}; run `esper topics init --log {self.url}`"
-            ) from error
+            raise self._missing(topic) from error
         if topic in TOPICS and count != PARTITIONS:
             raise LogError(
                 f"topic {real} has {count} partitions, but needs {PARTITIONS}, and no other number would do: keys "
@@ -186,8 +185,15 @@ class KafkaLog:
 
     def writable(self, topic: str) -> str:
         """The topic's real name, once it has been seen to be as it has to be."""
-        self.partitions(topic)
+        if not self.partitions(topic) and topic in TOPICS:
+            raise self._missing(topic)
         return self.address.named(topic)
+
+    def _missing(self, topic: str) -> LogError:
+        return LogError(
+            f"topic {self.address.named(topic)} is missing on {self.address.servers}; "
+            f"run `esper topics init --log {self.url}`"
+        )
 
     def index_message(self, run_id: str, index: RunIndex) -> Outgoing:
         real = self.writable(RUN_INDEX)

@@ -10,12 +10,12 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType, TopicDescription
 
 from esper.errors import LogError
-from esper.events import AssetContent, DeadLetterContent, RunContent, SignalContent, TelemetryContent
+from esper.events import AssetContent, DeadLetterContent, ExclusionContent, RunContent, SignalContent, TelemetryContent
 from esper.events.evolution import past
 from esper.events.schemas import Schema, schema_named, schema_of
 from esper.log.kafka.clients import ANSWER, OVERHEAD
 from esper.log.kafka.registry import subject_of
-from esper.log.port import ASSETS, DEADLETTER, MAX_BYTES, PARTITIONS, RUNS, SIGNALS, TELEMETRY
+from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, MAX_BYTES, PARTITIONS, RUNS, SIGNALS, TELEMETRY
 
 if TYPE_CHECKING:
     from esper.log.kafka.log import KafkaLog
@@ -44,13 +44,17 @@ TOPICS: dict[str, dict[str, str]] = {
     TELEMETRY: _configuration(days=7),
     INDEX: _configuration(cleanup_policy="compact"),
     DEADLETTER: _configuration(days=30),
+    EXCLUSIONS: _configuration(),
 }
 """Each topic's configuration, as far as it matters to us."""
+LATER = frozenset({EXCLUSIONS})
+"""Topics that a log made by an older version does not have; it is read as if they were empty."""
 CONTENTS: dict[str, tuple[type, ...]] = {
     RUNS: get_args(RunContent),
     SIGNALS: get_args(SignalContent),
     ASSETS: get_args(AssetContent),
     DEADLETTER: get_args(DeadLetterContent),
+    EXCLUSIONS: (ExclusionContent,),
     TELEMETRY: (TelemetryContent,),
 }
 """The record types on the topics that hold events."""

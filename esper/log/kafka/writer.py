@@ -70,6 +70,9 @@ class KafkaWriter:
             self._last, self._index = last, index
             return position
 
+    def follow(self, sequence: int) -> None:
+        self.sequence = self._last = sequence
+
     def close(self) -> None:
         """Also ends an append that waits for the brokers."""
         self._transactions.closing = True

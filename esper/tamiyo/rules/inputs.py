@@ -87,6 +87,7 @@ INPUTS: dict[type, dict[str, str]] = {
         "manifest": "a digest",
         "size": "what was new on the disk",
         "sequence": "the disk's speed: how far the log had come",
+        "fold": "a digest",
     },
 }
 """By event, why a field is an input. ``measured``, what a clock gave, is one of every event."""

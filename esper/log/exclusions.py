@@ -1,0 +1,57 @@
+"""Runs as all readers of a log take them: in order, without what operators took out of them.
+
+``esper.exclusions`` names records of ``esper.runs`` that are none of their run's events. It is a topic of its own, so
+that who may write it can be told from who may write runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from esper.errors import DecodeError, UsageError
+from esper.events import Envelope, Event
+from esper.events.exclusions import RecordExcluded
+from esper.events.ids import exclusion_id
+from esper.log.chain import Mark, digest
+from esper.log.ordering import START, Order, warn
+from esper.log.port import EXCLUSIONS, RUNS, Entry, Log, Position, Record
+from esper.log.records import event_of, record_of
+
+logger = logging.getLogger("esper")
+
+
+def excluded(log: Log, run_id: str) -> dict[Position, bytes]:
+    """The digests of records that were taken out of a run, by position. What cannot be read there takes nothing out."""
+    found: dict[Position, bytes] = {}
+    for entry in log.read(EXCLUSIONS, key=run_id):
+        try:
+            content = event_of(entry).content
+            if isinstance(content, RecordExcluded):
+                found[Position.parse(content.source)] = bytes.fromhex(content.digest)
+        except (DecodeError, UsageError, ValueError) as error:
+            logger.warning("the exclusion at %s is passed over: %s", entry.position, error)
+    return found
+
+
+def order_of(
+    log: Log, run_id: str, *, after: Mark = START, unreadable: Callable[[Entry, DecodeError], None] = warn
+) -> Order:
+    """The order of a run's events on ``log``, behind ``after``."""
+    return Order(after=after, excluded=excluded(log, run_id), unreadable=unreadable)
+
+
+def run_events(
+    log: Log, run_id: str, *, unreadable: Callable[[Entry, DecodeError], None] = warn
+) -> Iterator[tuple[Entry, Event]]:
+    """A run's events from the first one to its present end; raises as ``esper.log.ordering.in_order`` does."""
+    return order_of(log, run_id, unreadable=unreadable).over(log.read(RUNS, key=run_id))
+
+
+def exclusion_record(entry: Entry, why: str, *, writer: str, time: datetime) -> Record:
+    """The record that takes ``entry`` out of its run; for ``Log.signal``."""
+    source, own = str(entry.position), digest(entry.record).hex()
+    content = RecordExcluded(source=source, digest=own, why=why)
+    envelope = Envelope(id=exclusion_id(source, own), time=time, writer=writer)
+    return record_of(EXCLUSIONS, entry.record.key, envelope, content)
