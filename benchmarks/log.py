@@ -18,6 +18,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import apsw
 from fastavro import schemaless_reader
@@ -25,10 +26,11 @@ from fastavro import schemaless_reader
 from benchmarks.report import Figure, at_least, temporary_home
 from esper.events import RunContent
 from esper.events.runs import BoundaryReached, Environment, ModelDescription, RunStarted, SiteTable
-from esper.log import open_log
+from esper.log import open_log, ordering
+from esper.log.chain import chained, first_link
 from esper.log.exclusions import run_events
 from esper.log.headers import pack
-from esper.log.port import RUNS, Record, Writer
+from esper.log.port import RUNS, Log, Record, Writer
 from esper.log.records import run_record
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
@@ -74,7 +76,7 @@ def start() -> RunStarted:
 
 
 def figures() -> list[Figure]:
-    return [*append(), *read_decode_fold()]
+    return [*append(), *read_decode_fold(), *chain()]
 
 
 def append(rounds: int = 300, warm_up: int = 20) -> list[Figure]:
@@ -122,7 +124,7 @@ def read_decode_fold(events: int = 20_000, rounds: int = 7) -> list[Figure]:
         values, parsed = [entry.record.value for entry in entries[1:]], entries[-1].record.schema.parsed
         del entries
         for _ in range(rounds):
-            ours.append(_seconds(lambda: fold(RunState(RUN), (event for _, event in run_events(log, RUN)))))
+            ours.append(_seconds(partial(_folded, log, RUN)))
             bare.append(_seconds(lambda: [schemaless_reader(BytesIO(value), parsed, None) for value in values]))
     return [
         Figure("bare fastavro decoding, events/s", events / statistics.median(bare)),
@@ -131,14 +133,59 @@ def read_decode_fold(events: int = 20_000, rounds: int = 7) -> list[Figure]:
     ]
 
 
+def chain(events: int = 20_000, rounds: int = 15) -> list[Figure]:
+    """What the chain costs, against the same run without links, for which nothing is hashed: appending two events to a
+    transaction, as trainers do at a boundary, and 100; and order and fold."""
+    ordering_, without = list[float](), list[float]()
+    with temporary_home() as home, closing(open_log(f"sqlite:///{home}/log.db")) as log:
+        few = _ratio(*_appended(log, "few", events // 10, 2))
+        many = _ratio(*_appended(log, "many", events, BATCH))
+        for _ in range(rounds):
+            ordering_.append(_seconds(partial(_folded, log, "many")))
+            with mock.patch.object(ordering, "digest", _unhashed):
+                without.append(_seconds(partial(_folded, log, "many-plain")))
+    return [
+        at_least("append of 2 chained events, of the same without links", few, 0.95),
+        Figure("append of 100 chained events, of the same without links", many),
+        at_least(
+            "order, decode and fold of a chained run, of the same without links", _ratio(without, ordering_), 0.95
+        ),
+    ]
+
+
+def _appended(log: Log, run_id: str, events: int, batch: int) -> tuple[list[float], list[float]]:
+    """The seconds of each transaction without links, and with them."""
+    plain, linked = list[float](), list[float]()
+    link, writer, other = first_link(run_id), log.open_writer(run_id), log.open_writer(f"{run_id}-plain")
+    for first in range(0, events, batch):
+        contents = [start() if number == 0 else boundary(number) for number in range(first, first + batch)]
+        begin = time.perf_counter()
+        records, link = chained(_records(contents, writer, first), link)
+        writer.append(records)
+        done = time.perf_counter()
+        other.append(_records(contents, other, first))
+        plain.append(time.perf_counter() - done)
+        linked.append(done - begin)
+    return plain, linked
+
+
+def _folded(log: Log, run_id: str) -> RunState:
+    return fold(RunState(run_id), (event for _, event in run_events(log, run_id)))
+
+
+def _unhashed(record: Record) -> bytes:
+    return b""
+
+
 def _ratio(bare: list[float], ours: list[float]) -> float:
     """The speed of ours as a share of the bare one's: the median over the pairs."""
     return statistics.median(each / other for each, other in zip(bare, ours, strict=True))
 
 
 def _records(contents: Iterable[RunContent], writer: Writer, after: int) -> list[Record]:
+    run_id, epoch = writer.run_id, writer.epoch
     return [
-        run_record(RUN, content, epoch=writer.epoch, sequence=number, writer="trainer", time=datetime.now(UTC))
+        run_record(run_id, content, epoch=epoch, sequence=number, writer="trainer", time=datetime.now(UTC))
         for number, content in enumerate(contents, after + 1)
     ]
 

@@ -23,7 +23,15 @@ from fastavro.read import SchemaResolutionError
 
 from esper.errors import DecodeError
 from esper.events import Content, Envelope, Event, RunContent
-from esper.events.avro import optional_writer, record_writer, write_long, write_string, write_time, write_uuid
+from esper.events.avro import (
+    optional_writer,
+    record_writer,
+    write_bytes,
+    write_long,
+    write_string,
+    write_time,
+    write_uuid,
+)
 from esper.events.schemas import Schema, name_of, schema_of, unknown
 
 Convert = Callable[..., Any]
@@ -68,7 +76,7 @@ def encode_run_event(
 
 def with_link(body: bytes, link: bytes) -> bytes:
     """``body``, of a run's event by our schema and without a link, with ``link``: it is the last field."""
-    return body[:-1] + _link(link)
+    return body[:-1] + b"\x02" + write_bytes(link)
 
 
 def decode(schema: Schema, body: bytes) -> Event:

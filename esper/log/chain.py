@@ -6,12 +6,13 @@ the schema's fingerprint and the body as they are stored: a reader whose own sch
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from hashlib import sha256
+from operator import attrgetter
 
-from esper.events.codec import with_link
+from esper.events.codec import maker, with_link
 from esper.log.port import RUNS, Position, Record
 
 LINK = "link"
@@ -33,12 +34,12 @@ class Mark:
 
 def first_link(run_id: str) -> bytes:
     """The link of the run's first event."""
-    return hashlib.sha256(run_id.encode()).digest()
+    return sha256(run_id.encode()).digest()
 
 
 def digest(record: Record) -> bytes:
     """SHA-256 (32 bytes) of what ``record`` holds: the link of the event behind it."""
-    return hashlib.sha256(_fingerprint(record.schema.fingerprint) + record.value).digest()
+    return sha256(_fingerprint(record.schema.fingerprint) + record.value).digest()
 
 
 def chained(records: Sequence[Record], link: bytes) -> tuple[list[Record], bytes]:
@@ -46,12 +47,16 @@ def chained(records: Sequence[Record], link: bytes) -> tuple[list[Record], bytes
     the event that will follow."""
     done = []
     for record in records:
-        if record.topic == RUNS:
-            headers = (*record.headers, (LINK, link.hex().encode()))
-            record = replace(record, value=with_link(record.value, link), headers=headers)
-            link = digest(record)
+        topic, key, schema, value, headers, epoch, sequence = _fields(record)
+        if topic == RUNS:
+            value = with_link(value, link)
+            record = _record(topic, key, schema, value, (*headers, (LINK, link.hex().encode())), epoch, sequence)
+            link = sha256(_fingerprint(schema.fingerprint) + value).digest()
         done.append(record)
     return done, link
+
+
+_record, _fields = maker(Record), attrgetter(*(field.name for field in fields(Record)))
 
 
 @lru_cache(maxsize=1024)
