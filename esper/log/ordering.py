@@ -10,8 +10,10 @@ the beginning of a later. Only an operator can then say which branch counts: wha
 from __future__ import annotations
 
 import logging
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from uuid import UUID
 
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
@@ -65,18 +67,19 @@ class Order:
         unreadable: Callable[[Entry, DecodeError], None] = warn,
     ) -> None:
         self.sequence, self.claimed = after.sequence, 0
-        self._link, self._chained, self._position = after.link, after.chained, after.position
+        self._link, self._chained = after.link, after.chained
         self._unreadable, self._excluded = unreadable, excluded
         self._out: set[bytes] = set()  # digests of what is excluded
         self._bad: tuple[Entry, DecodeError] | None = None  # since the last event: marked as the next, or the first
         self._base = after.sequence
-        self._known: list[tuple[int, int]] = []  # of each event from base + 1 on: its offset, its digest's hash
+        self._offsets, self._prints = array("q"), array("q")  # of each event from base + 1 on: of its digest
+        self._begun, self._last = after.position, after.position  # where the events before these end; the last one
         self._starts, self._epochs = [0], [after.epoch]  # from which sequence number on which epoch wrote
 
     @property
     def mark(self) -> Mark:
         """How far it has come."""
-        return Mark(self._epochs[-1], self.sequence, self._link, self._chained, self._position)
+        return Mark(self._epochs[-1], self.sequence, self._link, self._chained, self._at(self.sequence))
 
     def over(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
         """The events in ``entries``, up to their end."""
@@ -88,7 +91,7 @@ class Order:
 
     def take(self, entry: Entry) -> Event | None:
         """The event in ``entry`` if it is the run's next; None if it does not count."""
-        own = digest(entry.record)
+        own, place = digest(entry.record), self.sequence + 1
         if self._excluded and self._excluded.get(entry.position) == own:
             self._leave(entry, own)
             return None
@@ -97,17 +100,17 @@ class Order:
         except DecodeError as error:
             self._pass_over(entry, error)
             return None
-        if event.link in self._out:  # it goes on from what is excluded
-            self._leave(entry, own)
-            return None
-        epoch, place = event.envelope.epoch or 0, event.envelope.sequence or 0
-        plain = epoch == self._epochs[-1] and place == self.sequence + 1 and type(event.content) is not RunStarted
-        if not plain and not self._is_next(entry, event, own, epoch, place):
-            return None
-        if event.link != self._link or self._chained is None:
-            self._check_link(entry, event)
-        self._known.append((entry.position.offset, hash(own)))
-        self.sequence, self._link, self._position, self._bad = place, own, entry.position, None
+        envelope = event.envelope
+        plain = envelope.sequence == place and envelope.epoch == self._epochs[-1] and event.link == self._link
+        if not plain or not self._chained or type(event.content) is RunStarted:
+            if event.link in self._out:  # it goes on from what is excluded
+                self._leave(entry, own)
+                return None
+            if not self._is_next(entry, event, own, envelope.epoch or 0, envelope.sequence or 0):
+                return None
+        self._offsets.append(entry.position.offset)
+        self._prints.append(hash(own))
+        self.sequence, self._link, self._last, self._bad = place, own, entry.position, None
         return event
 
     def end(self) -> None:
@@ -130,6 +133,7 @@ class Order:
             raise self._behind(entry, epoch, place)
         if place > self.sequence + 1:
             raise self._gap(entry)
+        self._check_link(entry, event)
         if epoch > self._epochs[-1]:
             self._starts.append(place)
             self._epochs.append(epoch)
@@ -162,22 +166,28 @@ class Order:
 
     def _check_known(self, entry: Entry, own: bytes, epoch: int, place: int) -> None:
         """Raise SequenceConflict unless it is an event that was taken before."""
-        known = self._known[place - self._base - 1] if place > self._base else None
-        if known is not None and known[1] == hash(own) and epoch == self._epochs[bisect_right(self._starts, place) - 1]:
+        known = self._prints[place - self._base - 1] if place > self._base else None
+        if known == hash(own) and epoch == self._epochs[bisect_right(self._starts, place) - 1]:
             return
-        other = "before" if known is None else f"at {_at(entry, known[0])}"
+        other = "before" if known is None else f"at {self._at(place)}"
         raise SequenceConflict(
             f"run {entry.record.key} is forked: event {place} is there {other} and, another, at {entry.position}; "
             f"{_OUT.format(position=f'{entry.position}, or the other one,')}"
         )
 
     def _behind(self, entry: Entry, epoch: int, place: int) -> SequenceConflict:
-        later, began = self._epochs[-1], self._starts[-1] - self._base - 1
-        where = f" at {_at(entry, self._known[began][0])}" if began >= 0 and self._known else ""
+        later, began = self._epochs[-1], self._starts[-1]
+        where = f" at {self._at(began)}" if began > self._base else ""
         return SequenceConflict(
             f"run {entry.record.key} is forked: event {place} of epoch {epoch} at {entry.position} lies behind the "
             f"beginning of epoch {later}{where}; {_OUT.format(position=f'{entry.position}, or that beginning,')}"
         )
+
+    def _at(self, place: int) -> Position | None:
+        """Where the event of that number lies."""
+        if place <= self._base or self._last is None:
+            return self._begun
+        return replace(self._last, offset=self._offsets[place - self._base - 1])
 
     def _check_link(self, entry: Entry, event: Event) -> None:
         """Raise SequenceConflict where the chain does not hold."""
@@ -225,10 +235,6 @@ def once(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
 _REMEDY = "copy the run again from a log that has it whole"
 _OUT = "`esper dlq exclude POSITION --why TEXT` takes one out: {position} whichever is not its trainer's"
 _BACK = f"{_REMEDY}, or take out what is not its trainer's with `esper dlq exclude POSITION --why TEXT`"
-
-
-def _at(entry: Entry, offset: int) -> Position:
-    return Position(entry.position.topic, entry.position.partition, offset)
 
 
 def _quarantined(bad: tuple[Entry, DecodeError], last: int) -> Quarantined:
