@@ -21,9 +21,10 @@ EsperError
 │   ├── WriterLost          the log gave the writer up, though no other took over
 │   ├── LogRefused          it answers, but a right is missing or a schema does not fit
 │   ├── RecordTooLarge      one record is bigger than any log takes
-│   ├── SequenceGap         events are missing
-│   │   └── Quarantined     one of them is there but cannot be read
-│   └── SequenceConflict    one place holds two different events
+│   └── Disordered          a run cannot be read to its end
+│       ├── SequenceGap     events are missing
+│       │   └── Quarantined one of them is there but cannot be read
+│       └── SequenceConflict  a fork, or a chain that does not hold
 └── DecodeError             a record that this version cannot read
 
 RunEnded (a SystemExit with code 0): the run was paused or stopped in good order.
@@ -129,7 +130,16 @@ class RecordTooLarge(LogError):
     pass
 
 
-class SequenceGap(LogError):
+class Disordered(LogError):
+    """A run cannot be read to its end. ``positions`` are those of the records, one of which may be none of its events,
+    as far as that can be told."""
+
+    def __init__(self, message: str, *positions: object) -> None:
+        super().__init__(message)
+        self.positions = tuple(map(str, positions))
+
+
+class SequenceGap(Disordered):
     pass
 
 
@@ -139,12 +149,13 @@ class Quarantined(SequenceGap):
     def __init__(self, run_id: str, sequence: int, position: str, error: str) -> None:
         super().__init__(
             f"run {run_id} is quarantined: its event {sequence} at {position} cannot be read ({error}); mend the "
-            f"reader or its schemas, then `esper dlq redrive {position}`"
+            f"reader or its schemas, then `esper dlq redrive {position}`",
+            position,
         )
         self.run_id, self.sequence, self.position = run_id, sequence, position
 
 
-class SequenceConflict(LogError):
+class SequenceConflict(Disordered):
     pass
 
 

@@ -15,6 +15,7 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.log import open_log
+from esper.log.exclusions import untaken
 from esper.log.port import Log, Position, Share
 from esper.nissa.asking import Questions
 from esper.nissa.embedded import analytics_url, opened
@@ -139,17 +140,21 @@ def check(place: Place) -> int:
         if url.startswith(EMBEDDED):
             Sink(client, log, url).catch_up()
         found = list(audit(client, log))
-        lost = losses(client)
+        lost, left = losses(client), list(untaken(log))
     wrong = [each for each in found if not each.agree]
     if place.json:
         tables = [asdict(each) for each in found]
-        print_json({"url": url, "agree": not wrong, "tables": tables, "lost": [asdict(each) for each in lost]})
+        agree = not wrong and not left
+        told = {"url": url, "agree": agree, "tables": tables, "lost": [asdict(each) for each in lost]}
+        print_json(told | {"untaken": left})
     else:
         rows = [(e.table, e.topic, f"{e.expected:,}", f"{e.found:,}", "yes" if e.agree else "NO") for e in found]
         print_table(("table", "topic", "rows by the log", "rows", "agree"), rows)
         _tell(lost)
         click.echo("all agree" if not wrong else "esper analytics rebuild makes them anew from the log")
-    return 1 if wrong else 0
+    for line in left:
+        click.echo(f"esper: {line}", err=True)
+    return 1 if wrong or left else 0
 
 
 def _tell(lost: Sequence[Loss]) -> None:

@@ -23,6 +23,7 @@ from esper.errors import (
 )
 from esper.log import open_log
 from esper.log.copy import Copied, copy_run
+from esper.log.exclusions import Passed
 
 _OF_ONE_RUN = (RunExists, RunNotFound, SequenceGap, SequenceConflict, RecordTooLarge, DecodeError, Fenced)
 """Errors that the next run need not meet; any other is one of the logs themselves."""
@@ -48,6 +49,7 @@ def copy(place: Place, source_url: str, destination_url: str, run_id: str | None
         log_with(Place(place.home, source_url, place.json), run_id).close()  # or say which name was meant
     destination = open_log(destination_url)
     told: list[dict[str, Any]] = []
+    passed: list[Passed] = []
     for each in run_ids(source) if run_id is None else [run_id]:
         try:
             copied = copy_run(source, destination, each)
@@ -59,14 +61,17 @@ def copy(place: Place, source_url: str, destination_url: str, run_id: str | None
             if not isinstance(error, _OF_ONE_RUN):
                 break
             continue
-        told.append(asdict(copied))
+        passed += copied.passed
+        told.append(asdict(copied) | {"passed": [str(each) for each in copied.passed]})
         if not place.json:
             click.echo(_words(copied))
     if place.json:
         print_json({"runs": told})
     elif not told:
         click.echo(f"there are no runs in {source_url}")
-    return 1 if any("error" in each for each in told) else 0
+    for record in passed:
+        click.echo(f"esper: {record}", err=True)
+    return 1 if passed or any("error" in each for each in told) else 0
 
 
 def _words(copied: Copied) -> str:

@@ -1,9 +1,10 @@
-"""``esper dlq list``, ``show`` and ``redrive``: the records that could not be read. Imports no torch."""
+"""``esper dlq``: the records that could not be read, and those that are none of their run's. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.cli.reading import existing_log, state_of
-from esper.errors import DecodeError, EsperError, LogError, UsageError
+from esper.errors import DecodeError, Disordered, EsperError, LogError, UsageError
 from esper.events import Event
+from esper.log.chain import digest
 from esper.log.deadletter import Letter, letters, resolved_record
+from esper.log.exclusions import Passed, excluded, exclusion_record, noting, run_events
 from esper.log.port import RUNS, SIGNALS, Entry, Log, Position
 from esper.log.records import event_of
 
 
 @click.group()
 def dlq() -> None:
-    """The dead letters: records of the log that could not be read."""
+    """The dead letters: records of the log that could not be read, or are none of their run's."""
 
 
 @dlq.command("list")
@@ -88,6 +91,58 @@ def redrive(place: Place, positions: tuple[str, ...]) -> int:
     if place.json:
         print_json({"redriven": told})
     return code
+
+
+@dlq.command()
+@click.argument("position", metavar="POSITION")
+@click.option("--why", required=True, help="The reason, which stays on the log.")
+@common
+def exclude(place: Place, position: str, why: str) -> None:
+    """Take a record out of its run, after a fork, a forgery or damage: no reader takes it for an event any more.
+
+    POSITION is one that a message names, on esper.runs. Events that follow on the record go with it, so of a fork one
+    branch is left. No other record can be taken out, and nothing is deleted.
+    """
+    source = Position.parse(position)
+    log = _log(place)
+    if source.topic != RUNS:
+        raise UsageError(f"{source} is not on {RUNS}; only records of runs can be taken out of them")
+    entry = _entry(log, source, None)
+    run_id = entry.record.key
+    already = excluded(log, run_id).get(source) == digest(entry.record)
+    if not already:
+        _check_doubtful(log, entry)
+        writer = f"cli/{socket.gethostname()}/{os.getpid()}"
+        log.signal(exclusion_record(entry, why, writer=writer, time=datetime.now(UTC)))
+        letter = _letter(log, source)  # workers hear of it there, where the run's events are, and fold the run again
+        where, outcome = None if letter is None else letter.position, f"excluded: {why}"
+        log.signal(resolved_record(source, where, run_id, outcome, writer=writer, time=datetime.now(UTC)))
+    result = _as_it_reads(log, run_id)
+    if place.json:
+        print_json({"source": str(source), "run_id": run_id, "excluded": True, "already": already, "run": result})
+    else:
+        click.echo(f"{source} was taken out {'before' if already else 'of run ' + run_id}; {result}")
+
+
+def _check_doubtful(log: Log, entry: Entry) -> None:
+    """Raise UsageError for a record that every reader takes, and that nothing speaks against."""
+    run_id, passed = entry.record.key, list[Passed]()
+    doubtful: tuple[str, ...] = ()
+    try:
+        deque(run_events(log, run_id, unreadable=noting(passed)), maxlen=0)
+    except Disordered as error:
+        doubtful = error.positions
+    if str(entry.position) not in (*doubtful, *(str(each.position) for each in passed)):
+        named = f"; {', '.join(doubtful)} can" if doubtful else f": run {run_id} is whole"
+        raise UsageError(f"{entry.position} cannot be taken out, for nothing speaks against it{named}")
+
+
+def _as_it_reads(log: Log, run_id: str) -> str:
+    """How the run can be read now, in words."""
+    try:
+        return f"run {run_id} reads to event {sum(1 for _ in run_events(log, run_id))}"
+    except Disordered as error:
+        return f"still in the way: {error}"
 
 
 def _redriven(log: Log, source: Position) -> str:

@@ -11,8 +11,9 @@ from esper.cli.output import print_json
 from esper.cli.reading import history, log_with
 from esper.events import Event
 from esper.events.codec import jsonable
+from esper.log.exclusions import Passed, noting, order_of
 from esper.log.ordering import once
-from esper.log.port import ASSETS, Entry, Position
+from esper.log.port import ASSETS, RUNS, Entry, Position
 from esper.tamiyo import verify as check
 from esper.tamiyo.why import explain, render
 
@@ -41,14 +42,19 @@ def why(place: Place, run_id: str, seed: str) -> None:
 def verify(place: Place, run_id: str) -> int:
     """Decide a run again from its log: every transition, decision, verdict and rollback by the rules.
 
-    Exits 1 if anything does not follow from what came before it, with the event, its place and the rule.
+    Exits 1 if anything does not follow from what came before it, with the event, its place and the rule; also where the
+    chain through the run does not hold, and if a record under the run's name is none of its events.
     """
     log = log_with(place, run_id)
     places: list[Position] = []
-    report = check.verify(run_id, _noting(history(log, run_id), places))
+    passed: list[Passed] = []
+    order = order_of(log, run_id, unreadable=noting(passed))
+    report = check.verify(run_id, _noting(order.over(log.read(RUNS, key=run_id)), places))
+    ok, chained = report.ok and not passed, order.mark.chained
     if place.json:
         findings = [{**jsonable(each), "position": _position(places, each.sequence)} for each in report.findings]
-        print_json({"run_id": run_id, "ok": report.ok, "counts": report.counts, "findings": findings})
+        told = {"run_id": run_id, "ok": ok, "counts": report.counts, "chained": chained, "findings": findings}
+        print_json(told | {"passed_over": [{"position": str(each.position), "why": each.why} for each in passed]})
     else:
         for (rule, what), sequences in _alike(report.findings).items():
             first, last, more = sequences[0], sequences[-1], len(sequences) - 1
@@ -56,7 +62,18 @@ def verify(place: Place, run_id: str) -> int:
             click.echo(f"event {first} at {_position(places, first)}: {what} (rule: {rule}){again}")
         counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.counts.items() if count)
         click.echo(f"run {run_id}: {counted} computed again: {_result(len(report.findings))}")
-    return 0 if report.ok else 1
+        if chained != 1:
+            click.echo(f"run {run_id}: {_covered(chained)}")
+    for each in passed:
+        click.echo(f"esper: {each}", err=True)
+    return 0 if ok else 1
+
+
+def _covered(chained: int | None) -> str:
+    """What the chain says of a run that an older Esper wrote, or began."""
+    if chained is None:
+        return "an older Esper wrote it without a chain, so an event that was changed shows only if a rule is broken"
+    return f"the chain covers it from event {chained - 1} on; an older Esper wrote those before without one"
 
 
 def _noting(entries: Iterable[tuple[Entry, Event]], places: list[Position]) -> Iterator[Event]:

@@ -13,20 +13,20 @@ import click
 
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_seeds, print_table, seeds_line, summary_line, task_name
-from esper.cli.reading import existing_log, history, log_with, run_ids, state_at
+from esper.cli.reading import existing_log, log_with, run_ids, state_at
 from esper.errors import EsperError, RunNotFound, UsageError
 from esper.events import Event, RunContent
-from esper.events import runs as run_events
+from esper.events import runs as contents
 from esper.events.codec import to_json
 from esper.events.schemas import name_of
-from esper.log.exclusions import order_of
+from esper.log.exclusions import Passed, noting, order_of, run_events
 from esper.log.port import RUNS, Entry, Log
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
 
 _TYPES: dict[str, type] = {name_of(content): content for content in get_args(RunContent)}
 METRICS = 20  # that `show` tells of
-_LAST = (run_events.RunCompleted, run_events.RunFailed, run_events.RunCancelled)
+_LAST = (contents.RunCompleted, contents.RunFailed, contents.RunCancelled)
 
 
 @click.command()
@@ -39,6 +39,7 @@ def runs(place: Place) -> int:
     log = existing_log(place)
     told = [_run(log, run_id) for run_id in run_ids(log)] if log is not None else []
     unreadable = [run for run in told if "error" in run]
+    passed = [each for run in told for each in run["passed_over"]]
     if place.json:
         print_json({"runs": told})
     elif not told:
@@ -49,30 +50,37 @@ def runs(place: Place) -> int:
         left_out = columns.index("name") if unnamed else len(columns)
         rows = [(*row[:left_out], *row[left_out + 1 :]) for row in (columns, *map(_row, told))]
         print_table(rows[0], rows[1:])
-    for run in unreadable:
-        click.echo(f"esper: {run['error']}", err=True)
-    return 1 if unreadable else 0
+    for trouble in (*(run["error"] for run in unreadable), *passed):
+        click.echo(f"esper: {trouble}", err=True)
+    return 1 if unreadable or passed else 0
 
 
 def _run(log: Log, run_id: str) -> dict[str, Any]:
     """What ``runs`` says about one run; one that cannot be read keeps none of the others from being listed."""
     first: datetime | None = None
     last: datetime | None = None
+    passed: list[Passed] = []
 
-    def noting(entries: Iterable[tuple[Entry, Event]]) -> Iterable[Event]:
+    def timed(entries: Iterable[tuple[Entry, Event]]) -> Iterable[Event]:
         nonlocal first, last
         for _, event in entries:
             first, last = first or event.envelope.time, event.envelope.time
             yield event
 
     try:
-        state = fold(RunState(run_id), noting(history(log, run_id)))
+        state = fold(RunState(run_id), timed(run_events(log, run_id, unreadable=noting(passed))))
         if first is None:
             raise RunNotFound(
                 f"run {run_id}: none of its records can be read as an event; is another program writing to {RUNS}?"
             )
     except (EsperError, ValueError) as error:
-        return {"run_id": run_id, "status": None, "steps": None, "error": str(error)}
+        return {
+            "run_id": run_id,
+            "status": None,
+            "steps": None,
+            "error": str(error),
+            "passed_over": [*map(str, passed)],
+        }
     return {
         "run_id": run_id,
         "status": state.status,
@@ -85,6 +93,7 @@ def _run(log: Log, run_id: str) -> dict[str, Any]:
         "events": state.sequence,
         "begun": first,
         "last_event": last,
+        "passed_over": [*map(str, passed)],
     }
 
 

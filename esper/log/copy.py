@@ -18,7 +18,7 @@ from esper.events import Event
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected, KernelRequested
 from esper.events.ids import kernel_seed
 from esper.events.runs import DecisionMade, RunStarted, SeedTransitioned
-from esper.log.exclusions import run_events
+from esper.log.exclusions import Passed, noting, run_events
 from esper.log.port import ASSETS, SIGNALS, Log, Record
 from esper.log.records import event_of
 
@@ -28,13 +28,15 @@ BATCH_RECORDS, BATCH_BYTES = 500, 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """What a copy wrote; ``there`` are the events that were in the destination before."""
+    """What a copy wrote; ``there`` are the events that were in the destination before, ``passed`` the records under the
+    run's key in the source that are none of its events."""
 
     run_id: str
     events: int
     there: int
     signals: int
     assets: int
+    passed: tuple[Passed, ...] = ()
 
 
 @dataclass(slots=True)
@@ -83,8 +85,8 @@ def copy_run(source: Log, destination: Log, run_id: str) -> Copied:
     Raises RunNotFound, RunExists if the destination holds another run of that name or one that has gone on there,
     SequenceGap if the source's cannot be read to its end, Fenced if a trainer resumes it there meanwhile.
     """
-    survey = _Survey()
-    there = _compare(source, destination, run_id, survey)
+    survey, passed = _Survey(), list[Passed]()
+    there = _compare(source, destination, run_id, survey, passed)
     assets = _send(destination, _missing_assets(source, destination, survey))
     signals = _send(destination, _missing_signals(source, destination, run_id))
     if there < survey.sequence:
@@ -100,7 +102,8 @@ def copy_run(source: Log, destination: Log, run_id: str) -> Copied:
             ) from error
         finally:
             writer.close()
-    return Copied(run_id=run_id, events=survey.sequence - there, there=there, signals=signals, assets=assets)
+    events = survey.sequence - there
+    return Copied(run_id=run_id, events=events, there=there, signals=signals, assets=assets, passed=tuple(passed))
 
 
 _LIVE = (
@@ -109,11 +112,11 @@ _LIVE = (
 )
 
 
-def _compare(source: Log, destination: Log, run_id: str, survey: _Survey) -> int:
+def _compare(source: Log, destination: Log, run_id: str, survey: _Survey, passed: list[Passed]) -> int:
     """How many events of the run are in the destination, which must be the source's first ones."""
     there = 0
     theirs = run_events(destination, run_id)
-    for ours, their in zip_longest(run_events(source, run_id), theirs):
+    for ours, their in zip_longest(run_events(source, run_id, unreadable=noting(passed)), theirs):
         if ours is not None:
             survey.note(ours[1])
         if their is None:

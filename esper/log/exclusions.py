@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
-from esper.errors import DecodeError, UsageError
+from esper.errors import DecodeError, LogError, UsageError
 from esper.events import Envelope, Event
 from esper.events.exclusions import RecordExcluded
 from esper.events.ids import exclusion_id
@@ -22,8 +23,9 @@ from esper.log.records import event_of, record_of
 logger = logging.getLogger("esper")
 
 
-def excluded(log: Log, run_id: str) -> dict[Position, bytes]:
-    """The digests of records that were taken out of a run, by position. What cannot be read there takes nothing out."""
+def excluded(log: Log, run_id: str | None = None) -> dict[Position, bytes]:
+    """The digests of records that were taken out of a run, or of any, by position. What cannot be read there takes
+    nothing out."""
     found: dict[Position, bytes] = {}
     for entry in log.read(EXCLUSIONS, key=run_id):
         try:
@@ -47,6 +49,52 @@ def run_events(
 ) -> Iterator[tuple[Entry, Event]]:
     """A run's events from the first one to its present end; raises as ``esper.log.ordering.in_order`` does."""
     return order_of(log, run_id, unreadable=unreadable).over(log.read(RUNS, key=run_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A record under a run's key that is none of its events, and why."""
+
+    run_id: str
+    position: Position
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id}: the record at {self.position} was passed over ({self.why}); if it is not its "
+            f"trainer's, take it out with `esper dlq exclude {self.position} --why TEXT`"
+        )
+
+
+def noting(passed: list[Passed]) -> Callable[[Entry, DecodeError], None]:
+    """What collects in ``passed`` the records that an order passes over."""
+    return lambda entry, error: passed.append(Passed(entry.record.key, entry.position, str(error)))
+
+
+def untaken(log: Log) -> Iterator[str]:
+    """What readers do not take of the log's runs, a line each: records that they pass over, and where they stop."""
+    orders, out = dict[str, Order](), excluded(log)
+    stopped: set[str] = set()
+    passed: list[Passed] = []
+    for entry in log.read(RUNS):
+        run_id = entry.record.key
+        if run_id in stopped:
+            continue
+        order = orders.get(run_id)
+        if order is None:
+            order = orders[run_id] = Order(excluded=out, unreadable=noting(passed))
+        try:
+            order.take(entry)
+        except LogError as error:
+            stopped.add(run_id)
+            yield str(error)
+        yield from map(str, passed)
+        passed.clear()
+    for run_id in orders.keys() - stopped:
+        try:
+            orders[run_id].end()
+        except LogError as error:
+            yield str(error)
 
 
 def exclusion_record(entry: Entry, why: str, *, writer: str, time: datetime) -> Record:

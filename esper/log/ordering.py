@@ -172,7 +172,9 @@ class Order:
         other = "before" if known is None else f"at {self._at(place)}"
         raise SequenceConflict(
             f"run {entry.record.key} is forked: event {place} is there {other} and, another, at {entry.position}; "
-            f"{_OUT.format(position=f'{entry.position}, or the other one,')}"
+            f"{_OUT.format(position=f'{entry.position}, or the other one,')}",
+            entry.position,
+            self._at(place),
         )
 
     def _behind(self, entry: Entry, epoch: int, place: int) -> SequenceConflict:
@@ -180,7 +182,9 @@ class Order:
         where = f" at {self._at(began)}" if began > self._base else ""
         return SequenceConflict(
             f"run {entry.record.key} is forked: event {place} of epoch {epoch} at {entry.position} lies behind the "
-            f"beginning of epoch {later}{where}; {_OUT.format(position=f'{entry.position}, or that beginning,')}"
+            f"beginning of epoch {later}{where}; {_OUT.format(position=f'{entry.position}, or that beginning,')}",
+            entry.position,
+            self._at(began),
         )
 
     def _at(self, place: int) -> Position | None:
@@ -195,13 +199,16 @@ class Order:
         if event.link is None and self._chained is not None:
             raise SequenceConflict(
                 f"run {entry.record.key}: event {self.sequence + 1} at {entry.position} has no link, but those before "
-                f"it have one: an older Esper went on with the run, or another program; {_BACK}"
+                f"it have one: an older Esper went on with the run, or another program; {_BACK}",
+                entry.position,
             )
         if event.link is not None:
             if expected is not None and event.link != expected:
                 raise SequenceConflict(
                     f"run {entry.record.key}: event {self.sequence + 1} at {entry.position} does not follow on what "
-                    f"lies before it: one of the two is not what was written; {_BACK}"
+                    f"lies before it: one of the two is not what was written; {_BACK}",
+                    entry.position,
+                    self._at(self.sequence),
                 )
             self._chained = self._chained or self.sequence + 1
 
@@ -209,7 +216,8 @@ class Order:
         if self._bad is not None:
             return _quarantined(self._bad, self.sequence)
         return SequenceGap(
-            f"run {entry.record.key}: event {self.sequence + 1} is missing at {entry.position}; {_REMEDY}"
+            f"run {entry.record.key}: event {self.sequence + 1} is missing at {entry.position}; {_REMEDY}",
+            entry.position,
         )
 
 
