@@ -113,7 +113,7 @@ class Journal:
         self._closing = threading.Event()
         # Of the writer thread alone:
         self._writer = writer
-        self._tail = self.begun = mark or Mark(state.writer_epoch, state.sequence, first_link(state.run_id))
+        self._tail = self._begun = mark or Mark(state.writer_epoch, state.sequence, first_link(state.run_id))
         self._folded = state  # until the tail
         self._head: list[Record] = []  # RunResumed, until it is committed with the next transaction
         self._doubtful: list[Record] | None = None  # what a lost writer was given
@@ -191,6 +191,13 @@ class Journal:
                 if self._queue.unfinished_tasks:
                     self._wait_once(began)
         self.check()
+
+    def read_back(self) -> None:
+        """Read what has been on the log since this journal began, all of which must be its own, as every reader will.
+
+        Raises SequenceConflict, naming where, if another program has written to the run; LogError if it cannot be read.
+        """
+        self._writers.read_back(self._begun, self._tail)
 
     def check(self) -> None:
         """Raise what stopped the writer thread, if anything did."""

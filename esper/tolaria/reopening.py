@@ -21,6 +21,7 @@ from esper.events.codec import decode
 from esper.events.ids import run_event_id
 from esper.events.runs import Environment, RunResumed
 from esper.log.chain import Mark
+from esper.log.deadletter import sending_to
 from esper.log.exclusions import order_of
 from esper.log.ordering import Order
 from esper.log.port import RUNS, Entry, Log, Record, Writer
@@ -69,6 +70,23 @@ class Writers:
         except BaseException:
             writer.close()
             raise
+
+    def read_back(self, begun: Mark, tail: Mark) -> None:
+        """Raise SequenceConflict unless the run's events between ``begun`` and its end are those up to ``tail``."""
+        order = order_of(self._log, self.run_id, after=begun, unreadable=sending_to(self._log, WRITER))
+        for entry, event in order.over(self._log.read(RUNS, key=self.run_id, after=begun.position)):
+            if order.sequence > tail.sequence:
+                kind = type(event.content).__name__
+                raise SequenceConflict(
+                    f"run {self.run_id}: event {order.sequence}, {kind} at {entry.position}, is not this trainer's; "
+                    f"if it is no other's, take it out with `esper dlq exclude {entry.position} --why TEXT`",
+                    entry.position,
+                )
+        if order.mark.link != tail.link:
+            raise SequenceConflict(
+                f"run {self.run_id}: the log ends at event {order.sequence}, but event {tail.sequence} was committed; "
+                "copy the run again from a log that has it whole"
+            )
 
     def resumed(self, state: RunState, epoch: int) -> Record:
         """What the re-opened writer of ``epoch`` begins with, behind the events of ``state``."""

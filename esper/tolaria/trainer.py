@@ -268,6 +268,7 @@ class Trainer:
         transaction = self.journal.transaction()
         self.answers.carry_out(transaction, decider.completion(transaction.state, end))
         self.journal.commit(transaction)
+        self.journal.read_back()
         self.close()
 
     def _last_loss(self) -> float:
@@ -421,6 +422,7 @@ class Trainer:
         self._end("paused")
 
     def _end(self, status: str) -> NoReturn:
+        self.journal.read_back()
         self.close()
         run_id = self.journal.state.run_id
         resume = f"esper resume {run_id}" if self.journal.state.task else f"esper.resume({run_id!r}, ...)"
