@@ -125,16 +125,20 @@ def exclude(place: Place, position: str, why: str) -> None:
 
 
 def _check_doubtful(log: Log, entry: Entry) -> None:
-    """Raise UsageError for a record that every reader takes, and that nothing speaks against."""
+    """Raise UsageError for a record that every reader takes, that nothing speaks against and on which another follows:
+    whether a run's last event is its trainer's, only people can know."""
     run_id, passed = entry.record.key, list[Passed]()
     doubtful: tuple[str, ...] = ()
     try:
-        deque(run_events(log, run_id, unreadable=noting(passed)), maxlen=0)
+        last = deque(run_events(log, run_id, unreadable=noting(passed)), maxlen=1)
+        doubtful = tuple(str(each.position) for each, _ in last)
     except Disordered as error:
         doubtful = error.positions
     if str(entry.position) not in (*doubtful, *(str(each.position) for each in passed)):
-        named = f"; {', '.join(doubtful)} can" if doubtful else f": run {run_id} is whole"
-        raise UsageError(f"{entry.position} cannot be taken out, for nothing speaks against it{named}")
+        others = " or ".join(doubtful) or "none of its records"
+        raise UsageError(
+            f"{entry.position} cannot be taken out of run {run_id}: nothing speaks against it; {others} can"
+        )
 
 
 def _as_it_reads(log: Log, run_id: str) -> str:

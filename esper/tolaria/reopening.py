@@ -110,8 +110,14 @@ class Writers:
 
 def follow_on(writer: Writer, order: Order) -> None:
     """Let ``writer`` go on where ``order`` has come to the end of its run. What the log counts beyond that are records
-    that are none of its events; raises SequenceGap if they could be."""
-    last = order.mark.sequence
+    that are none of its events; raises SequenceGap if they could be, and SequenceConflict where the log counts less."""
+    last, position = order.mark.sequence, order.mark.position
+    if writer.sequence < last:
+        raise SequenceConflict(
+            f"run {writer.run_id}: event {last} at {position} was written by no trainer, for these have written "
+            f"{writer.sequence}; take it out with `esper dlq exclude {position} --why TEXT`",
+            position,
+        )
     if writer.sequence > max(last, order.claimed):
         raise SequenceGap(
             f"run {writer.run_id}: event {last + 1} is missing, though the log counts {writer.sequence}; "

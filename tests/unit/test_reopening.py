@@ -368,6 +368,9 @@ def test_more_events_than_can_be_read_are_a_gap(tmp_path: Path) -> None:
     log = SqliteLog("sqlite:///log.db", tmp_path / "log.db")
     writer = log.open_writer(RUN)
     order = Order(after=Mark(sequence=5))
+    with pytest.raises(SequenceConflict, match=r"event 5 .* was written by no trainer, for these have written 0"):
+        follow_on(writer, order)
+    writer.sequence = 5
     follow_on(writer, order)
     writer.sequence = 7
     with pytest.raises(SequenceGap, match=r"event 6 is missing, though the log counts 7"):

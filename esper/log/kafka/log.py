@@ -23,6 +23,7 @@ from esper.log.kafka.share import GroupShare
 from esper.log.kafka.topics import LATER, TOPICS
 from esper.log.kafka.transactions import Message as Outgoing
 from esper.log.kafka.writer import PATIENCE, KafkaWriter, open_writer
+from esper.log.ordering import LEAP
 from esper.log.partitions import partition_of
 from esper.log.port import PARTITIONS, RUNS, Entry, Position, Record
 
@@ -213,13 +214,14 @@ class KafkaLog:
         start = OFFSET_BEGINNING if first is None else first
         if first is not None and self._is_of_run(hint.checkpoint, partition, key, end):
             start = hint.checkpoint or 0
-        epoch = sequence = 0
+        epoch, sequence = hint.epoch, 0
         for message in self.reader.messages(RUNS, partition, start, end):
             if message.key() == key:
                 its_epoch, place = _numbers(message)
                 if first is None and place == 1:
                     first = message.offset()
-                epoch, sequence = max(epoch, its_epoch), max(sequence, place)
+                if its_epoch <= epoch + LEAP:  # else it is no writer's of the run: no other could come after it
+                    epoch, sequence = max(epoch, its_epoch), max(sequence, place)
         return Reached(epoch, sequence, first)
 
     def _is_first(self, offset: int | None, partition: int, key: bytes, end: int) -> bool:
