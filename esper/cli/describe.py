@@ -18,14 +18,12 @@ from esper.cli.output import print_json
 from esper.cli.reading import log_with, state_of
 from esper.errors import Fenced
 from esper.events import RunContent
-from esper.events.ids import signal_id
 from esper.events.signals import CommandIssued
 from esper.log.port import SIGNALS, Log
 from esper.log.records import event_of, run_record
 from esper.tamiyo import about
 from esper.tamiyo.fold import after
 from esper.tamiyo.rules import decider, script
-from esper.tamiyo.rules.script import FORGED
 from esper.tamiyo.state import ENDED, RunState
 
 ATTEMPTS = 3  # of commands that answer at the same time, each fences the one before
@@ -127,8 +125,7 @@ def _asked(log: Log, state: RunState) -> deque[tuple[script.Command | None, Comm
         event = event_of(entry)
         content, identity = event.content, event.envelope.id
         if isinstance(content, CommandIssued) and str(identity) not in state.answered:
-            right = signal_id(state.run_id, content.issuer, content.nonce)
-            forged = None if identity == right else f"{FORGED}, {right}"
-            command = script.Command(identity, content.command, content.seed, content.issuer, forged)
+            wrong = script.forged(identity, state.run_id, content.issuer, content.nonce)
+            command = script.Command(identity, content.command, content.seed, content.issuer, wrong)
             found.append((command, content))
     return found

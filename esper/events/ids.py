@@ -26,6 +26,10 @@ def run_event_text(run_id: str, epoch: int, sequence: int) -> bytes:
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}".encode()
 
 
+LONGEST_ISSUER = 200
+"""Characters that an issuer and a nonce have at most: a run takes them over."""
+
+
 def signal_id(run_id: str, issuer: str, nonce: str) -> UUID:
     """The id of a signal: UUIDv5 of run, issuer and nonce, so that a repeated command is one command."""
     return _id("esper.signals", run_id, issuer, nonce)

@@ -7,8 +7,8 @@ that who may write it can be told from who may write runs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from esper.errors import DecodeError, LogError, UsageError
@@ -21,6 +21,7 @@ from esper.log.port import EXCLUSIONS, RUNS, Entry, Log, Position, Record
 from esper.log.records import event_of, record_of
 
 logger = logging.getLogger("esper")
+STRUCK = "it was taken out of its run: it is none of its events"
 
 
 def excluded(log: Log, run_id: str | None = None) -> dict[Position, bytes]:
@@ -35,6 +36,15 @@ def excluded(log: Log, run_id: str | None = None) -> dict[Position, bytes]:
         except (DecodeError, UsageError, ValueError) as error:
             logger.warning("the exclusion at %s is passed over: %s", entry.position, error)
     return found
+
+
+def struck(entries: Iterable[Entry], out: Mapping[Position, bytes]) -> Iterator[Entry]:
+    """``entries``, of which those that were taken ``out`` of their runs cannot be read: their error is STRUCK."""
+    for entry in entries:
+        if out and out.get(entry.position) == digest(entry.record):
+            yield replace(entry, error=STRUCK)
+        else:
+            yield entry
 
 
 def order_of(

@@ -7,10 +7,10 @@ from functools import lru_cache
 from urllib.parse import quote
 from uuid import UUID
 
-from esper.errors import DecodeError
+from esper.errors import DecodeError, UsageError
 from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent, TelemetryContent
 from esper.events.codec import content_digest, decode, encode, encode_run_event, maker
-from esper.events.ids import asset_id, run_event_text, signal_id, telemetry_id
+from esper.events.ids import LONGEST_ISSUER, asset_id, run_event_text, signal_id, telemetry_id
 from esper.events.schemas import name_of, schema_of
 from esper.log.headers import Headers
 from esper.log.port import ASSETS, RUNS, SIGNALS, TELEMETRY, Entry, Record
@@ -38,7 +38,12 @@ def run_record(
 def signal_record(
     run_id: str, content: SignalContent, *, writer: str, time: datetime, causes: tuple[UUID, ...] = ()
 ) -> Record:
-    """The record of a signal to a run, for ``Log.signal``; its issuer and nonce make it the same signal again."""
+    """The record of a signal to a run, for ``Log.signal``; its issuer and nonce make it the same signal again.
+
+    Raises UsageError where one of these is longer than a run takes.
+    """
+    if max(len(content.issuer), len(content.nonce)) > LONGEST_ISSUER:
+        raise UsageError(f"an issuer and a nonce have {LONGEST_ISSUER} characters at most; choose shorter ones")
     identity = signal_id(run_id, content.issuer, content.nonce)
     return record_of(SIGNALS, run_id, Envelope(id=identity, time=time, writer=writer, causes=causes), content)
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from esper.errors import DecodeError
 from esper.events.telemetry import StepsMeasured
-from esper.log.port import TELEMETRY, Entry, Log
+from esper.log.exclusions import excluded, struck
+from esper.log.port import RUNS, TELEMETRY, Entry, Log
 from esper.log.records import event_of
 from esper.nissa import telemetry
 from esper.nissa.losses import former
@@ -120,14 +121,15 @@ class _Expected:
         else:
             with suppress(DecodeError):
                 self.rows.update(table for table, _ in rows_of(event, topic, entry.record.key))
-            self.digest ^= _number(f"{place}{payload(event)}")
+            self.digest ^= _number(f"{place}{event.link.hex() if event.link else ''}{payload(event)}")
 
 
 def _topic(client: Client, log: Log, topic: str, horizon: int) -> Iterator[Finding]:
     log_id, bounds = log.topic_id(topic), log.bounds(topic)
     done = done_of(client, log_id, topic, bounds)
     expected = _Expected(horizon)
-    for entry in log.since(topic, {partition: first - 1 for partition, (first, _) in bounds.items()}):
+    entries = log.since(topic, {partition: first - 1 for partition, (first, _) in bounds.items()})
+    for entry in struck(entries, excluded(log)) if topic == RUNS else entries:
         if entry.position.offset <= done.get(entry.position.partition, -1):
             expected.add(entry)
     given = {
@@ -148,7 +150,7 @@ def _topic(client: Client, log: Log, topic: str, horizon: int) -> Iterator[Findi
 
 
 def _digest(client: Client, table: str, where: str, given: Mapping[str, Any]) -> int:
-    body = "payload" if table == "events" else "if(error = '', toString(rows), '')"
+    body = "concat(link, payload)" if table == "events" else "if(error = '', toString(rows), '')"
     text = f"concat(toString(partition), ':', toString(offset), ':', {body})"
     number = f"reinterpretAsUInt64(substring(reverse(SHA256({text})), 25))"
     query = f"SELECT groupBitXor({number}) FROM {table} WHERE {where}"

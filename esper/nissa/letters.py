@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from esper.errors import DecodeError, LogError
 from esper.events.deadletter import DeadLetter
 from esper.log.deadletter import sending_to
+from esper.log.exclusions import STRUCK
 from esper.log.port import DEADLETTER, Entry, Log
 from esper.log.records import event_of
 
@@ -32,7 +33,7 @@ class Letters:
 
     def unreadable(self, entry: Entry, error: str) -> None:
         """``entry`` cannot be read because of ``error``; a dead letter that cannot be read does not become another."""
-        if entry.position.topic == DEADLETTER:
+        if entry.position.topic == DEADLETTER or error == STRUCK:
             return
         source = str(entry.position)
         if source not in self._known and time.monotonic() - self._looked >= LOOK:

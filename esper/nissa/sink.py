@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from esper.errors import LogError, UsageError
+from esper.log.exclusions import excluded, struck
 from esper.log.port import ASSETS, PARTITIONS, RUNS, TELEMETRY, Entry, Log, Position
 from esper.nissa.ahead import ahead, uncollected
 from esper.nissa.letters import Letters
@@ -49,6 +50,7 @@ class Sink:
         self._ids: dict[str, str] = {}
         self._looked = time.monotonic()
         self._letters = Letters(log)
+        self._out: Mapping[Position, bytes] = {}  # of records that operators took out of runs
         self._sizes = {topic: _bounds(topic).most for topic in TOPICS}
         self.places: dict[str, dict[int, int]] = {topic: {} for topic in TOPICS}
         """By topic and partition, of those that it has begun, the last offset that is done; -1: none."""
@@ -67,6 +69,7 @@ class Sink:
         """Find out what is done of these partitions, and undo what lies beyond; ``advance`` fills them from now on."""
         with self._told():
             log_id = self._ids[topic] = self._log.topic_id(topic)
+            self._out = excluded(self._log)
             note_log(self._client, self._log.url, log_id, topic, DONE[topic])
             done = done_of(self._client, log_id, topic, partitions)
             self._compare(topic, done)
@@ -156,6 +159,8 @@ class Sink:
     def _made(self, topic: str, places: dict[int, int]) -> Iterator[tuple[list[Entry], list[Block]]]:
         """Batches of what has come since, and what they are in the tables."""
         entries = iter(self._log.since(topic, dict.fromkeys(range(PARTITIONS), _NOWHERE) | places))
+        if topic == RUNS:
+            entries = struck(entries, self._out)
         while True:
             with uncollected():
                 if not (batch := _batch(entries, self._sizes[topic])):
@@ -170,6 +175,7 @@ class Sink:
         for topic, log_id in self._ids.items():
             if self._log.topic_id(topic) != log_id:
                 raise LogError(f"{self._log.url}: {topic} was made anew; it is begun from its beginning")
+        self._out = excluded(self._log)
         self._looked = time.monotonic()
 
     def _look_at_gap(self, topic: str, batch: list[Entry]) -> None:

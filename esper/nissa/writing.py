@@ -142,6 +142,7 @@ def _event_row(entry: Entry, event: Event | None, error: str) -> Values:
         "writer": envelope.writer,
         "id": envelope.id,
         "causes": list(envelope.causes),
+        "link": event.link.hex() if event.link else "",
         "payload": payload(event),
         "error": error,
     }
@@ -161,6 +162,7 @@ _UNREADABLE: Values = {
     "writer": "",
     "id": UUID(int=0),
     "causes": [],
+    "link": "",
     "payload": "",
     "error": "",
 }

@@ -26,7 +26,7 @@ from esper.tamiyo.policies import known, newest, registered
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.state import RunState, settings_of
 
-LONGEST_REASON, LONGEST_ISSUER = 4000, 200  # characters that a run takes over from a proposal
+LONGEST_REASON = 4000  # characters that a run takes over from a proposal
 MOST_ALTERNATIVES = 10_000
 
 
@@ -141,8 +141,8 @@ def _stranger(proposal: DecisionProposed, name: str) -> str:
 
 
 def _unfit(proposal: DecisionProposed) -> str | None:
-    if len(proposal.reason) > LONGEST_REASON or len(proposal.issuer) > LONGEST_ISSUER:
-        return f"its reason or issuer is longer than {LONGEST_REASON} or {LONGEST_ISSUER} characters"
+    if len(proposal.reason) > LONGEST_REASON:
+        return f"its reason is longer than {LONGEST_REASON} characters"
     if len(proposal.alternatives) > MOST_ALTERNATIVES:
         return f"it lists more than {MOST_ALTERNATIVES} alternatives"
     return None

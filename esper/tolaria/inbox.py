@@ -12,12 +12,11 @@ from uuid import UUID
 from esper.backoff import Backoff
 from esper.errors import DecodeError, LogError
 from esper.events.codec import content_digest
-from esper.events.ids import signal_id
 from esper.events.signals import CommandIssued, DecisionProposed
 from esper.log.deadletter import sending_to
 from esper.log.port import SIGNALS, Log, Position
 from esper.log.records import event_of
-from esper.tamiyo.rules.script import FORGED
+from esper.tamiyo.rules.script import forged
 from esper.tolaria.reopening import WRITER
 
 logger = logging.getLogger("esper")
@@ -33,7 +32,7 @@ class Command:
 
     def forged(self, run_id: str) -> str | None:
         """Why this is no command to that run, if it is none."""
-        return _forged(self.id, run_id, self.content)
+        return forged(self.id, run_id, self.content.issuer, self.content.nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,7 @@ class Proposal:
 
     def forged(self) -> str | None:
         """Why this is no proposal to this run, if it is none."""
-        return _forged(self.id, self.run_id, self.content)
-
-
-def _forged(signal: UUID, run_id: str, content: CommandIssued | DecisionProposed) -> str | None:
-    if signal == (right := signal_id(run_id, content.issuer, content.nonce)):
-        return None
-    return f"{FORGED}, {right}"
+        return forged(self.id, self.run_id, self.content.issuer, self.content.nonce)
 
 
 class Inbox:

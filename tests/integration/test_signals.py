@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
-from esper.errors import RunEnded, RunUnusable
+from esper.errors import RunEnded, RunUnusable, UsageError
+from esper.events import Envelope
+from esper.events.ids import signal_id
 from esper.events.runs import CommandAccepted, CommandRejected, RunCancelled, RunPaused, SeedTransitioned
 from esper.events.signals import CommandIssued
 from esper.log import open_log
-from esper.log.records import signal_record
+from esper.log.port import SIGNALS
+from esper.log.records import record_of, signal_record
+from esper.tamiyo.verify import verify
 from tests.adapters import ROOT
 from tests.training import Loop, contents, events, history
 
@@ -181,3 +185,26 @@ def test_commands_to_another_run_are_not_ours(tmp_path: Path) -> None:
     send(tmp_path, "stop", run_id="another")
     loop.go()
     assert loop.run.status == "completed"
+
+
+def test_a_command_whose_issuer_or_nonce_is_longer_than_a_run_takes_is_rejected(tmp_path: Path) -> None:
+    asked = CommandIssued(command="stop", seed=None, issuer="x" * 5000, nonce="1", reason="")
+    time_ = datetime(2024, 1, 1, tzinfo=UTC)
+    with pytest.raises(UsageError, match="200 characters at most"):
+        signal_record("run", asked, writer="test", time=time_)
+    loop = Loop(tmp_path, epochs=3)
+    whole = loop.whole()
+
+    def send_all_the_same() -> None:
+        log = open_log(f"sqlite:///{tmp_path / 'log.db'}")
+        envelope = Envelope(id=signal_id("run", asked.issuer, asked.nonce), time=time_, writer="test")
+        log.signal(record_of(SIGNALS, "run", envelope, asked))
+        log.close()
+
+    loop.begin()
+    loop.go(on_batch=at(loop, 10, send_all_the_same))
+    [rejected] = contents(tmp_path, CommandRejected)
+    assert "200 characters at most" in rejected.reason
+    assert len(rejected.issuer) == 200
+    assert history(tmp_path, "run") == whole
+    assert verify("run", events(tmp_path)).findings == ()

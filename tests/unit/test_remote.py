@@ -228,7 +228,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no propensity": ({"propensity": float("nan")}, "propensity nan"),
     "no alternatives": ({"alternatives": ()}, "add up to 0, not 1"),
     "a long reason": ({"reason": "x" * 5000}, "longer than 4000"),
-    "a long issuer": ({"issuer": "x" * 500}, "or 200 characters"),
+    "a long issuer": ({"issuer": "x" * 500}, "200 characters at most"),
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from esper.errors import RunUnusable
-from esper.events.ids import kernel_seed
+from esper.events.ids import LONGEST_ISSUER, kernel_seed
 from esper.events.runs import (
     AlertRaised,
     BoundaryReached,
@@ -177,7 +177,7 @@ def _answer_commands(state: RunState) -> Script[tuple[RunState, Wish | None]]:
                 command=command.id,
                 kind=command.kind,
                 seed=command.seed,
-                issuer=command.issuer,
+                issuer=command.issuer[:LONGEST_ISSUER],
                 reason=refusal,
             )
             state = yield from put(rejected, "a command that cannot be obeyed is rejected", command.id)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from esper.events.ids import kernel_seed
+from esper.events.ids import LONGEST_ISSUER, kernel_seed
 from esper.events.runs import DecisionMade, DecisionRejected
 from esper.events.signals import DecisionProposed
 from esper.tamiyo.policy import Policy
-from esper.tamiyo.remote import LONGEST_ISSUER, Objection, Questions, objection, proposed
+from esper.tamiyo.remote import Objection, Questions, objection, proposed
 from esper.tamiyo.rules.script import (
     KernelWanted,
     LeftProposal,

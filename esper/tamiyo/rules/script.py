@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from esper.events import RunContent
+from esper.events.ids import LONGEST_ISSUER, signal_id
 from esper.events.runs import Evidence
 from esper.events.signals import DecisionProposed
 from esper.tamiyo.remote import Objection
@@ -21,6 +22,14 @@ from esper.tamiyo.state import RunState, SeedState
 T = TypeVar("T")
 FORGED = "its id is not that of its issuer and nonce in this run"
 """How what is said of a forged signal begins, so that a log tells one."""
+
+
+def forged(signal: UUID, run_id: str, issuer: str, nonce: str) -> str | None:
+    """Why a signal with this id is none to that run, if it is none."""
+    if max(len(issuer), len(nonce)) > LONGEST_ISSUER:
+        return f"{FORGED}: these have {LONGEST_ISSUER} characters at most"
+    right = signal_id(run_id, issuer, nonce)
+    return None if signal == right else f"{FORGED}, {right}"
 
 
 @dataclass(frozen=True, slots=True)
