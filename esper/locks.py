@@ -5,6 +5,11 @@ from __future__ import annotations
 import fcntl
 
 
+def share(descriptor: int) -> None:
+    """Lock the open file together with all who share it; waits until nobody has it alone."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
 def locked(descriptor: int) -> bool:
     """Lock the open file, unless another has it; it is free again when the file is closed."""
     try:

@@ -16,7 +16,7 @@ from esper.dev.ports import free_ports
 from esper.dev.processes import Process, stop
 
 PASSWORD = "correct horse"
-USERS = ("trainer", "worker", "sink", "operator", "stranger")
+USERS = ("trainer", "worker", "sink", "operator", "arbiter", "stranger")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,15 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from esper.artifacts.port import checked
+from esper.artifacts.port import Stored, checked
 from esper.errors import CorruptArtifact, EsperError
+from esper.locks import locked, share
 from esper.private import make_folder, open_file, sync_folder
 
-_TEMPORARY = ".tmp-"
+_TEMPORARY, _LOCK = ".tmp-", ".writers"
 _ABANDONED_AFTER = 3600.0  # seconds without a write
 
 
@@ -47,21 +48,16 @@ class FileStore:
             ) from error
 
     def get(self, key: str, sha256: str) -> bytes:
-        try:
+        with self._reading(key):
             data = (self._folder / checked(key)).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise CorruptArtifact(f"artifact {key} is missing from {self._folder}; put back a copy of it") from error
-        except OSError as error:
-            # Not corrupt: whoever catches that deletes the file.
-            raise EsperError(
-                f"artifact {key} could not be read from {self._folder} ({error.strerror or error}); "
-                "mend the disk or the file's permissions, then try again"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise CorruptArtifact(
-                f"artifact {key} in {self._folder} is damaged: its SHA-256 is not {sha256[:12]}…; put back a copy of it"
-            )
+        self._compare(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
+
+    def check(self, key: str, sha256: str) -> int:
+        with self._reading(key), open(self._folder / checked(key), "rb") as file:
+            found, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+        self._compare(key, found, sha256)
+        return size
 
     def exists(self, key: str) -> bool:
         return (self._folder / checked(key)).is_file()
@@ -87,6 +83,61 @@ class FileStore:
         )
         yield from sorted(key for key in found if key.startswith(prefix))
 
+    def stored(self, prefix: str = "") -> Iterator[Stored]:
+        for key in self.keys(prefix):
+            with suppress(FileNotFoundError):
+                found = (self._folder / key).stat()
+                yield Stored(key, found.st_size, time.time() - found.st_mtime)
+
+    def sweep(self, older: float) -> int:
+        return sum(_sweep(Path(folder), older) for folder, _, _ in os.walk(self._folder))
+
+    @contextmanager
+    def writing(self, folder: str) -> Iterator[None]:
+        with self._lock(folder) as descriptor:
+            share(descriptor)
+            yield
+
+    @contextmanager
+    def alone(self, folder: str) -> Iterator[bool]:
+        with self._lock(folder) as descriptor:
+            yield locked(descriptor)
+
+    @contextmanager
+    def _lock(self, folder: str) -> Iterator[int]:
+        """The open lock of a folder. Only the kernel knows who holds it: it goes with the process."""
+        path = self._folder / checked(folder) / _LOCK
+        try:
+            make_folder(path.parent)
+            descriptor = open_file(path, os.O_RDWR)
+        except OSError as error:
+            raise EsperError(
+                f"{path.parent} cannot be written ({error.strerror or error}); mend the folder's permissions"
+            ) from error
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise CorruptArtifact(f"artifact {key} is missing from {self._folder}; put back a copy of it") from error
+        except OSError as error:
+            # Not corrupt: whoever catches that deletes the file.
+            raise EsperError(
+                f"artifact {key} could not be read from {self._folder} ({error.strerror or error}); "
+                "mend the disk or the file's permissions, then try again"
+            ) from error
+
+    def _compare(self, key: str, found: str, sha256: str) -> None:
+        if found != sha256:
+            raise CorruptArtifact(
+                f"artifact {key} in {self._folder} is damaged: its SHA-256 is not {sha256[:12]}…; put back a copy of it"
+            )
+
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
@@ -109,8 +160,13 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, older: float = _ABANDONED_AFTER) -> int:
+    """Remove what was left half written there more than ``older`` seconds ago; returns its bytes."""
+    gone = 0
     for path in folder.glob(f"{_TEMPORARY}*"):
         with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
+            found = path.stat()
+            if time.time() - found.st_mtime > older:
                 path.unlink()
+                gone += found.st_size
+    return gone

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 from esper.errors import UsageError
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _LONGEST = 512
+
+
+class Stored(NamedTuple):
+    """An artifact's key, its bytes, and the seconds since it was written."""
+
+    key: str
+    size: int
+    age: float
 
 
 class ArtifactStore(Protocol):
@@ -27,6 +36,9 @@ class ArtifactStore(Protocol):
     def get(self, key: str, sha256: str) -> bytes:
         """The bytes under ``key``; raises CorruptArtifact if it is missing or its SHA-256 (hex) is another."""
 
+    def check(self, key: str, sha256: str) -> int:
+        """The number of bytes under ``key``; raises as ``get`` does, which holds them all at once."""
+
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
@@ -34,6 +46,18 @@ class ArtifactStore(Protocol):
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """All keys that begin with the text ``prefix``, in order."""
+
+    def stored(self, prefix: str = "") -> Iterator[Stored]:
+        """As ``keys``, with how much each holds and for how long."""
+
+    def sweep(self, older: float) -> int:
+        """Remove what was left half written more than ``older`` seconds ago; returns its bytes."""
+
+    def writing(self, folder: str) -> AbstractContextManager[None]:
+        """Within it, nobody has ``folder`` alone; waits until that is so. Whoever writes there holds it."""
+
+    def alone(self, folder: str) -> AbstractContextManager[bool]:
+        """Within it, nobody writes in ``folder``; gives False, and holds nothing, where somebody does."""
 
 
 def checked(key: str) -> str:

@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": ("esper.cli.advice:explain", "Say why a run grew or did not, and what to change."),
     "compare": ("esper.cli.compare:compare", "Say what is different between runs, and what they came to."),
     "why": ("esper.cli.explain:why", "Tell why a seed was born and what became of it."),
+    "check": ("esper.cli.check:check", "Look at all that is stored: is it what was written?"),
     "verify": ("esper.cli.explain:verify", "Compute every decision and verdict of a run again from its log."),
     "weights": ("esper.cli.weights:weights", "Write a run's weights, seeds included, to a file."),
     "pause": ("esper.cli.control:pause", "Ask a run to pause; resume goes on with it."),

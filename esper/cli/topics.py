@@ -15,7 +15,7 @@ from esper.errors import UsageError
 if TYPE_CHECKING:
     from esper.log.kafka.topics import Registered
 
-ROLES = ("trainer", "worker", "sink", "operator")
+ROLES = ("trainer", "worker", "sink", "operator", "arbiter")
 
 
 @click.group()
@@ -29,6 +29,7 @@ def topics() -> None:
 @click.option("--worker", metavar="USER", help="Who keeps the views.")
 @click.option("--sink", metavar="USER", help="Who fills the analytics.")
 @click.option("--operator", metavar="USER", help="Who sends commands and mends.")
+@click.option("--arbiter", metavar="USER", help="Who may take records out of runs (esper dlq exclude).")
 @common
 def init(place: Place, acls: bool, **given: str | None) -> int:
     """Make what is missing, register the schemas, and say where the topics differ from what they have to be.

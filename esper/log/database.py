@@ -16,6 +16,7 @@ from weakref import WeakSet
 import apsw
 
 from esper.errors import LogError
+from esper.log import sums
 from esper.private import make_folder
 
 VERSION = 1
@@ -88,6 +89,7 @@ class Database:
         self._registry = threading.Lock()
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode
+        self._summed = False  # whether there surely is a table of checksums
         _databases.add(self)
 
     @contextmanager
@@ -107,8 +109,11 @@ class Database:
         with self.session() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
+                if not self._summed:  # a file of an older version gets the table with the first write
+                    connection.execute(sums.TABLE)
                 yield connection
                 connection.execute("COMMIT")
+                self._summed = True
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

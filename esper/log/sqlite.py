@@ -30,6 +30,7 @@ from esper.log.database import Database
 from esper.log.headers import pack, unpack
 from esper.log.partitions import partition_of
 from esper.log.port import RUNS, SIGNALS, Entry, Position, Record, utc
+from esper.log.sums import checksum
 
 POLL = 0.1
 """Seconds between two looks of ``follow`` at the log's end."""
@@ -290,7 +291,7 @@ def insert(connection: apsw.Connection, records: Sequence[Record]) -> list[Posit
     streams: dict[tuple[str, str], tuple[int, int]] = {}
     schemas: dict[str, int] = {}
     now = time.time_ns() // 1_000_000
-    positions, rows = [], []
+    positions, rows, checks = [], [], []
     for offset, record in enumerate(records, first):
         topic, key, schema, value, headers, epoch, sequence = _fields(record)
         if (topic, key) not in streams:
@@ -299,8 +300,11 @@ def insert(connection: apsw.Connection, records: Sequence[Record]) -> list[Posit
             schemas[schema.fingerprint] = _schema_id(connection, schema)
         stream, partition = streams[topic, key]
         positions.append(Position(topic, partition, offset))
-        rows.append((offset, stream, schemas[schema.fingerprint], value, pack(headers), now, epoch, sequence))
+        packed = pack(headers)
+        rows.append((offset, stream, schemas[schema.fingerprint], value, packed, now, epoch, sequence))
+        checks.append((offset, checksum(topic, key, schema.fingerprint, value, packed, now, epoch, sequence)))
     connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT INTO sums VALUES (?, ?)", checks)
     return positions
 
 

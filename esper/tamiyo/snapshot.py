@@ -24,12 +24,10 @@ from esper.tamiyo.state import RunState
 @dataclass(frozen=True, slots=True)
 class Folded:
     """A run after its first ``state.sequence`` events; ``link`` is the link (hex) that the event behind them has. It
-    tells whether the log has the last one there, and so every one before it.
-    ``leaving`` are manifests of checkpoints that those events retired and whose files may still be there."""
+    tells whether the log has the last one there, and so every one before it."""
 
     state: RunState
     link: str
-    leaving: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,6 @@ class _Stored:
 
     version: str
     link: str
-    leaving: tuple[str, ...]
     state: RunState
     records: tuple[runs.Health, ...]
     measured: dict[str, int]
@@ -62,7 +59,6 @@ def to_bytes(folded: Folded) -> bytes:
     stored = _Stored(
         version=version(),
         link=folded.link,
-        leaving=folded.leaving,
         state=replace(folded.state, measured={}),
         records=tuple(records.values()),
         measured={site: places[id(record)] for site, record in measured.items()},
@@ -79,7 +75,7 @@ def from_bytes(data: bytes) -> Folded:
         measured = {site: stored.records[place] for site, place in stored.measured.items()}
     except (ValueError, IndexError) as error:
         raise CorruptArtifact(f"the folded run cannot be read ({error!s:.200}); fold the run again") from error
-    return Folded(replace(stored.state, measured=measured), stored.link, stored.leaving)
+    return Folded(replace(stored.state, measured=measured), stored.link)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact
 from esper.tolaria.checkpoint import Checkpoints, Loaded, Snapshot, Written
 
+logger = logging.getLogger("esper")
 IN_FLIGHT = 2  # copies of the state held at once
 
 
@@ -54,9 +56,23 @@ class Archive:
                 corrupt.append(manifest)
         return corrupt
 
+    def clean(self) -> Future[None]:
+        """Delete files of the run that no checkpoint refers to, in the background and after what is being written."""
+        return self._told(self._thread.submit(self._files.clean))
+
     def remove(self, manifest: str) -> Future[None]:
         """Delete a retired checkpoint's files, in the background and after what is being written."""
-        return self._thread.submit(self._files.remove, manifest)
+        return self._told(self._thread.submit(self._files.remove, manifest))
+
+    def _told(self, removal: Future[None]) -> Future[None]:
+        removal.add_done_callback(_tell)
+        return removal
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
+
+
+def _tell(removal: Future[None]) -> None:
+    """Say that files could not be deleted: the next resume tries again."""
+    if not removal.cancelled() and removal.exception() is not None:
+        logger.warning("files that no checkpoint needs were left: %s", removal.exception())

@@ -93,6 +93,11 @@ class Bench:
         writers = Writers(self.log, self.run_id, environment(self.subject.model))
         return writers, self.opened.enter_context(closing(writers.open()))
 
+    def archive(self) -> Archive:
+        """The run's checkpoints, where this process may write from now on."""
+        self.opened.enter_context(self.store.writing(f"runs/{self.run_id}"))
+        return self.opened.enter_context(closing(Archive(self.store, self.run_id)))
+
     def unregistered(self) -> list[Any]:
         """Registrations of built-in blueprints that the log does not hold yet."""
         return [each for key, each in built_in().items() if next(iter(self.log.read(ASSETS, key=key)), None) is None]

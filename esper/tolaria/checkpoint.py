@@ -110,6 +110,7 @@ class Checkpoints:
             for name, tensor in named.items()
         }
         places, size = self._place(given, snap.step)
+        folded = snap.folded()  # waits until the log has all that it includes: no manifest is ahead of the log
         manifest = {
             "format": FORMAT,
             "step": snap.step,
@@ -123,7 +124,7 @@ class Checkpoints:
         data = compact_json(manifest)
         sha256 = hashlib.sha256(data).hexdigest()
         self._store.put(self._manifest_key(sha256), data)
-        fold = self._write_fold(sha256, snap.folded())
+        fold = self._write_fold(sha256, folded)
         self._live[sha256] = self._files_of(sha256, manifest)
         self._before, self._wrote = places, True
         return Written(sha256, size + len(data), fold)
@@ -185,6 +186,14 @@ class Checkpoints:
         for file in sorted(gone):
             self._store.delete(file)
         self._store.delete(self._manifest_key(manifest))
+
+    def clean(self) -> None:
+        """Delete the run's files that no checkpoint refers to, of those that were adopted or written: what was left by
+        a process that was killed before it could commit them, or delete them."""
+        named = set().union(*self._live.values(), map(self._manifest_key, self._live))
+        for key in list(self._store.keys(f"{self._folder}/")):
+            if key not in named:
+                self._store.delete(key)
 
     def _files_left(self, manifest: str) -> set[str]:
         """The files of a checkpoint that was not adopted; none if its manifest is gone or damaged."""

@@ -14,7 +14,7 @@ from itertools import chain
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, DecodeError, EsperError, LogError, LogRefused, SequenceConflict, SequenceGap
 from esper.events import Event
-from esper.events.runs import CheckpointCommitted, CheckpointRetired
+from esper.events.runs import CheckpointCommitted
 from esper.kasmina.stages import IllegalMove
 from esper.log.chain import Mark, digest
 from esper.log.deadletter import Letter, letters, sending_to
@@ -35,23 +35,16 @@ FIRST_STRIDE = 16  # positions before a checkpoint's event at which to look firs
 @dataclass(frozen=True, slots=True)
 class History:
     """A run as far as ``order`` has read it. ``events`` are its events from the first one on, or those behind the
-    checkpoint of step ``since``; ``leaving`` are manifests of checkpoints retired before, for ``retired``."""
+    checkpoint of step ``since``."""
 
     state: RunState
     events: list[Event]
     order: Order
     since: int | None = None
-    leaving: tuple[str, ...] = ()
 
     def serves(self, step: int) -> bool:
         """Whether the run can be taken up from the checkpoint of ``step`` with no more of it than this."""
         return self.since is None or step >= self.since
-
-    def retired(self) -> set[str]:
-        """The manifests of retired checkpoints whose files may still be there: a former process may have been killed
-        before it deleted them."""
-        found = (each.content for each in self.events)
-        return {*self.leaving, *(each.manifest for each in found if isinstance(each, CheckpointRetired))}
 
 
 def begun(log: Log, run_id: str) -> bool:
@@ -99,7 +92,7 @@ def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
     bad: list[tuple[Entry, DecodeError]] = []
     mark = Mark(state.writer_epoch, state.sequence, bytes.fromhex(folded.link), state.sequence)
     order = order_of(log, run_id, after=mark, unreadable=lambda *each: bad.append(each))
-    known = _extended(History(state, [], order, committed.step, folded.leaving), order, _behind(log, entry, folded))
+    known = _extended(History(state, [], order, committed.step), order, _behind(log, entry, folded))
     for each in bad:  # only now: where this fails, the whole run is read and tells them
         sending_to(log, WRITER)(*each)
     return known

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import replace
-from functools import partial
-
 from esper.errors import CorruptArtifact
 from esper.events.runs import CheckpointCommitted, CheckpointRetired
 from esper.tamiyo.rules import checkpoints
-from esper.tamiyo.snapshot import Folded
 from esper.tolaria.archive import Archive
 from esper.tolaria.checkpoint import Loaded, Snapshot
 from esper.tolaria.journal import Journal
@@ -23,11 +17,9 @@ class Keeper:
     def __init__(self, archive: Archive, journal: Journal, keep: int) -> None:
         self.due = 0
         self._archive, self._journal, self._keep = archive, journal, keep
-        self._leaving: set[str] = set()  # manifests of retired checkpoints whose files may still be there
 
     def take(self, snap: Snapshot) -> None:
         """Write a checkpoint in the background, unless a former process took it and its events are replayed."""
-        snap = replace(snap, folded=_with(snap.folded, tuple(self._leaving)))
         if not any(
             each.step == snap.step and each.reason != checkpoints.PAUSE for each in self._journal.state.checkpoints
         ):
@@ -54,7 +46,6 @@ class Keeper:
             gone = checkpoints.expendable(transaction.state, self._keep, self.due)
             for old in gone:
                 transaction.add(CheckpointRetired(step=old.step, manifest=old.manifest))
-            self._leaving |= {old.manifest for old in gone}
             transaction.then = lambda: self.remove([old.manifest for old in gone])
             self._journal.submit(transaction)
         if wait:
@@ -72,21 +63,5 @@ class Keeper:
 
     def remove(self, manifests: list[str]) -> None:
         """Delete the files of retired checkpoints, in the background; what cannot be is left to the next resume."""
-        self._leaving |= set(manifests)
         for manifest in manifests:
-            removal = self._archive.remove(manifest)
-            removal.add_done_callback(partial(self._removed, manifest))
-
-    def _removed(self, manifest: str, removal: Future[None]) -> None:
-        if removal.exception() is None:
-            self._leaving.discard(manifest)
-
-
-def _with(folded: Callable[[], Folded | None], leaving: tuple[str, ...]) -> Callable[[], Folded | None]:
-    """``folded``, which shall say what is ``leaving``."""
-
-    def with_leaving() -> Folded | None:
-        found = folded()
-        return None if found is None else replace(found, leaving=leaving)
-
-    return with_leaving
+            self._archive.remove(manifest)

@@ -210,7 +210,7 @@ def _begin(
     if writer.sequence:
         raise RunExists(f"run {bench.run_id} was begun by another process just now; choose another run_id")
     journal = bench.opened.enter_context(closing(Journal(writers, writer, RunState(bench.run_id), settings.log)))
-    archive = bench.opened.enter_context(closing(Archive(bench.store, bench.run_id)))
+    archive = bench.archive()
     trainer = bench.trainer(journal, gate, settings, Replay((), 0), archive, attempt=1)
     archive.take(snapshot(0, 0, (START,), trainer.tree(), trainer.cursor_tree()))
     ((_, written, _),) = archive.finished(wait=True)
@@ -249,7 +249,7 @@ def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[s
     if present.status != before.status and present.status != "running":
         raise RunUnusable(f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume")
     journal = bench.opened.enter_context(closing(Journal(writers, writer, present, settings.log, known.order.mark)))
-    archive = bench.opened.enter_context(closing(Archive(bench.store, run_id)))
+    archive = bench.archive()
     checkpoint, corrupt = _newest(archive, journal.state)
     if not known.serves(checkpoint.step):
         known = whole(bench.log, run_id)
@@ -272,8 +272,8 @@ def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[s
     for each in corrupt:
         transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
     journal.commit(transaction)
-    gone = known.retired() | {each.manifest for each in corrupt}
-    trainer.keeper.remove(sorted(gone - {each.manifest for each in journal.state.checkpoints}))
+    trainer.keeper.remove([each.manifest for each in corrupt])
+    archive.clean()  # nobody else writes there any more: the run is this trainer's
     return trainer
 
 

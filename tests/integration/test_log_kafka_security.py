@@ -20,6 +20,8 @@ from esper.errors import LogError, UsageError
 from esper.events.runs import AlertRaised
 from esper.events.schemas import schema_of
 from esper.events.signals import CommandIssued
+from esper.log.chain import digest
+from esper.log.exclusions import excluded, exclusion_record
 from esper.log.kafka.acls import ROLES
 from esper.log.kafka.address import Address
 from esper.log.kafka.clients import security
@@ -80,13 +82,14 @@ def command(run_id: str) -> Record:
 
 
 def test_each_user_can_do_its_work(log_of: Callable[..., KafkaLog]) -> None:
-    trainer, worker, sink, operator = (log_of(user) for user in ROLES)
+    trainer, worker, sink, operator, arbiter = (log_of(user) for user in ROLES)
     writer = trainer.open_writer("work")
     writer.append([event("work", writer.epoch, 1), Record(ASSETS, "a", SCHEMA, b"")])
     sent = command("work")
     operator.signal(sent)
     worker.signal(command("work"))
     worker.signal(Record(DEADLETTER, "esper.runs/0:1", SCHEMA, b""))
+    assert len(list(arbiter.read(RUNS, "work"))) == 1
     for log in (trainer, worker, sink, operator):
         assert len(list(log.read(RUNS, "work"))) == 1
         assert len(list(log.read(SIGNALS, "work"))) == 2
@@ -95,6 +98,18 @@ def test_each_user_can_do_its_work(log_of: Callable[..., KafkaLog]) -> None:
     for log in (operator, trainer, sink):
         assert len(list(log.read(DEADLETTER))) == 2
     assert trainer.open_writer("work").epoch == 2
+
+
+def test_only_an_arbiter_takes_records_out_of_runs(log_of: Callable[..., KafkaLog]) -> None:
+    log_of("trainer").open_writer("judged").append([event("judged", 1, 1)])
+    for user in ("trainer", "worker", "sink", "operator"):
+        [entry] = log_of(user).read(RUNS, "judged")
+        with pytest.raises(LogError, match=r"uthorization failed.*esper topics init --acls"):
+            log_of(user).signal(exclusion_record(entry, "why", writer="test", time=datetime.now(UTC)))
+    arbiter = log_of("arbiter")
+    arbiter.signal(exclusion_record(entry, "why", writer="test", time=datetime.now(UTC)))
+    for user in ROLES:
+        assert excluded(log_of(user), "judged") == {entry.position: digest(entry.record)}
 
 
 def test_sinks_alone_share_the_log(log_of: Callable[..., KafkaLog]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +15,11 @@ from torch import nn
 from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, EsperError
-from esper.events.runs import CheckpointRetired
 from esper.tamiyo.snapshot import Folded
 from esper.tamiyo.state import RunState
 from esper.tolaria.archive import Archive
 from esper.tolaria.checkpoint import Checkpoints, Snapshot, snapshot
 from esper.tolaria.digest import digest_tree
-from esper.tolaria.journal import Journal
-from esper.tolaria.keeper import Keeper
 
 
 @pytest.fixture
@@ -230,8 +226,8 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_when_it_is_asked_for(
     archive.close()
 
 
-def folded(*leaving: str) -> Folded:
-    return Folded(RunState("run", sequence=10, writer_epoch=1), "ab" * 32, leaving)
+def folded() -> Folded:
+    return Folded(RunState("run", sequence=10, writer_epoch=1), "ab" * 32)
 
 
 def with_fold(snap: Snapshot) -> Snapshot:
@@ -269,60 +265,20 @@ def test_a_checkpoint_whose_folded_run_is_damaged_or_missing_is_whole(
     assert later.read(written.manifest).step == 1
 
 
-def test_a_checkpoint_names_those_whose_files_were_still_to_be_deleted(store: ArtifactStore) -> None:
-    class Slow(Archive):
-        """Deletes nothing before it is told to."""
-
-        def __init__(self) -> None:
-            super().__init__(store, "run")
-            self.removals: list[Future[None]] = []
-            self.taken: list[Snapshot] = []
-
-        def take(self, snap: Snapshot) -> None:
-            self.taken.append(snap)
-            super().take(snap)
-
-        def remove(self, manifest: str) -> Future[None]:
-            self.removals.append(Future())
-            return self.removals[-1]
-
-    class Committing(Journal):
-        """Has committed all that was submitted."""
-
-        def __init__(self) -> None:
-            self._state, self._counted = RunState("run", status="running"), (0, 1)
-            self._moved = self._counted
-
-        def transaction(self) -> Any:
-            return Scribe(self._state)
-
-        def submit(self, transaction: Any) -> None:
-            self._state = transaction.state
-            transaction.then()
-
-    class Scribe:
-        def __init__(self, state: RunState) -> None:
-            self.state = state
-
-        def add(self, content: Any) -> None:
-            gone = isinstance(content, CheckpointRetired)
-            kept = [each for each in self.state.checkpoints if not gone or each.step != content.step]
-            self.state = replace(self.state, checkpoints=(*kept, *([] if gone else [content])))
-
-    archive = Slow()
-    keeper = Keeper(archive, Committing(), keep=1)
-    for step in (0, 1, 2, 3):
-        keeper.due = step
-        keeper.take(with_fold(snap(step, state())))
-        archive._writing[-1][2].result()
-        keeper.commit()
-    retired = list(keeper._leaving)
-    assert len(retired) == len(archive.removals) == 2
-    archive.removals[0].set_result(None)
-    archive.removals[1].set_exception(EsperError("no permission"))
-    keeper.take(with_fold(snap(4, state())))
-    leaving = [found.leaving for each in archive.taken if (found := each.folded()) is not None]
-    assert [len(each) for each in leaving] == [0, 0, 0, 1, 1]
-    assert set(leaving[-1]) == keeper._leaving
-    assert leaving[-1] != leaving[-2]
-    keeper.close()
+def test_what_no_checkpoint_refers_to_is_cleaned_away_and_nothing_else(
+    files: Checkpoints, store: ArtifactStore
+) -> None:
+    kept = files.write(with_fold(snap(1, state())))
+    lost = files.write(with_fold(snap(2, state())))
+    store.put("runs/other/chunks/ab.safetensors", b"another run's")
+    before = set(store.keys())
+    later = Checkpoints(store, "run")
+    later.adopt(kept.manifest)
+    later.clean()
+    assert later.read(kept.manifest).step == 1
+    assert later.folded(kept.manifest, kept.fold) == folded()
+    gone = before - set(store.keys())
+    assert f"runs/run/manifests/{lost.manifest}.json" in gone
+    assert f"runs/run/folds/{lost.manifest}.{lost.fold}.fold" in gone
+    assert all(key.startswith("runs/run/") for key in gone)
+    assert "runs/other/chunks/ab.safetensors" in set(store.keys())

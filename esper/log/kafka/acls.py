@@ -16,7 +16,7 @@ from esper.errors import LogError
 from esper.log.kafka.address import READERS, WRITERS
 from esper.log.kafka.clients import ANSWER
 from esper.log.kafka.topics import INDEX, POLICIES
-from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS, TELEMETRY
+from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY
 
 if TYPE_CHECKING:
     from esper.log.kafka.log import KafkaLog
@@ -52,32 +52,38 @@ _TABLES = [
 ROLES: dict[str, list[Right]] = {
     "trainer": [
         *_topics(["READ", "WRITE"], RUNS, ASSETS, INDEX, DEADLETTER),
-        *_topics(["READ"], SIGNALS, POLICIES),
+        *_topics(["READ"], SIGNALS, POLICIES, EXCLUSIONS),
         *_topics(["WRITE"], TELEMETRY),
         _FENCING,
         _READING,
     ],
     "worker": [
-        *_topics(["READ"], RUNS, INDEX, POLICIES),
+        *_topics(["READ"], RUNS, INDEX, POLICIES, EXCLUSIONS),
         *_topics(["READ", "WRITE"], SIGNALS, ASSETS, DEADLETTER),
         *_TABLES,
         _READING,
     ],
     "sink": [
-        *_topics(["READ"], TELEMETRY, RUNS, INDEX, ASSETS, SIGNALS),
+        *_topics(["READ"], TELEMETRY, RUNS, INDEX, ASSETS, SIGNALS, EXCLUSIONS),
         *_topics(["READ", "WRITE"], DEADLETTER),
         Right("GROUP", SINK, ("READ",), prefix=True),
         _READING,
     ],
     "operator": [
-        *_topics(["READ"], RUNS, INDEX, ASSETS, TELEMETRY),
+        *_topics(["READ"], RUNS, INDEX, ASSETS, TELEMETRY, EXCLUSIONS),
         *_topics(["READ", "WRITE"], SIGNALS, POLICIES, DEADLETTER),
         *_TABLES,
         _FENCING,
         _READING,
     ],
+    "arbiter": [
+        *_topics(["READ"], RUNS, INDEX),
+        *_topics(["READ", "WRITE"], DEADLETTER, EXCLUSIONS),
+        _READING,
+    ],
 }
-"""Kinds of users: who trains; who keeps the views; who fills the analytics; who gives commands and mends."""
+"""Kinds of users: who trains; who keeps the views; who fills the analytics; who gives commands and mends; and who may
+take records out of runs."""
 
 
 def rights(log: KafkaLog, role: str) -> list[Right]:

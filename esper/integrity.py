@@ -1,0 +1,202 @@
+"""Whether all that is stored is what was written: the log, and the files that its runs need. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from esper.artifacts.port import ArtifactStore, Stored
+from esper.errors import CorruptArtifact, EsperError
+from esper.events.assets import KernelCompiled
+from esper.events.runs import CheckpointCommitted
+from esper.kasmina.stages import IllegalMove, Stage
+from esper.log.exclusions import run_events
+from esper.log.integrity import Checked, Finding, check_log
+from esper.log.port import ASSETS, Log
+from esper.log.records import event_of
+from esper.tamiyo.fold import fold
+from esper.tamiyo.rules.checkpoints import newest_usable
+from esper.tamiyo.state import ENDED, RunState
+
+GRACE = 3600.0
+"""Seconds for which a file that nothing names may be one that is just being written."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at and found; ``left_over`` are files that nothing names, by run."""
+
+    log: Checked
+    files: int = 0
+    size: int = 0
+    checkpoints: int = 0
+    left_over: dict[str, list[Stored]] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)  # runs in the store that are not on this log
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self.log.findings
+
+
+def check(log: Log, store: ArtifactStore, run_id: str | None = None) -> Report:
+    """Look at everything, or at what is one run's. Raises LogError and EsperError where it cannot be read now."""
+    report = Report(check_log(log, run_id))
+    compiled = _compiled(log)
+    named: set[str] = set()
+    for name in sorted(report.log.orders):
+        named |= _Run(report, store, log, name, compiled).check()
+    in_store = {key.split("/")[1] for key in store.keys("runs/")}
+    report.strangers = [] if run_id is not None else sorted(in_store - report.log.orders.keys())
+    for name in sorted(in_store & report.log.orders.keys()):
+        left = [each for each in store.stored(f"runs/{name}/") if each.key not in named]
+        if left:
+            report.left_over[name] = left
+            _compare_ends(report, store, name, left)
+    return report
+
+
+def repair(report: Report, store: ArtifactStore) -> Iterator[str]:
+    """Remove what is left over and older than GRACE, but of runs that have a trainer; says what was done."""
+    for run_id, left in report.left_over.items():
+        old = [each for each in left if each.age > GRACE]
+        with store.alone(f"runs/{run_id}") as free:
+            if not free:
+                yield f"run {run_id}: a trainer has it, and nothing of it was removed; repair it when that has ended"
+                continue
+            for each in old:
+                store.delete(each.key)
+        if old:
+            yield f"run {run_id}: {len(old)} files removed, {sum(each.size for each in old):,} bytes"
+        if len(old) < len(left):
+            yield f"run {run_id}: {len(left) - len(old)} files are younger than an hour and stay"
+    swept = store.sweep(GRACE)
+    if swept:
+        yield f"half-written files removed, {swept:,} bytes"
+
+
+def _compiled(log: Log) -> set[str]:
+    """The kernels that can be compiled again from what the log says of them."""
+    found = set()
+    for entry in log.read(ASSETS):
+        try:
+            content = event_of(entry).content
+        except EsperError:
+            continue
+        if isinstance(content, KernelCompiled) and content.geometry is not None:
+            found.add(content.kernel)
+    return found
+
+
+class _Run:
+    """The files of one run. A file that several checkpoints name is looked at once."""
+
+    def __init__(self, report: Report, store: ArtifactStore, log: Log, run_id: str, compiled: set[str]) -> None:
+        self._report, self._store, self._compiled = report, store, compiled
+        self._run_id, self._folder = run_id, f"runs/{run_id}"
+        self._damage: dict[str, str | None] = {}  # by key, what is wrong with the file
+        self._state = _state(log, run_id)
+
+    def check(self) -> set[str]:
+        """Find what is damaged; returns the keys that the run names."""
+        lost: dict[int, str] = {}
+        for each in self._state.checkpoints:
+            self._report.checkpoints += 1
+            damage = [told for key in self._files(each) if (told := self._damage[key]) is not None]
+            if damage:
+                lost[each.step] = damage[0]
+        usable = newest_usable(self._state, lost.keys())
+        for step, told in lost.items():
+            what = f"the checkpoint of step {step:,} is lost: {told}; {self._consequence(usable)}"
+            self._report.log.find(self._run_id, self._folder, what)
+        for each in self._state.checkpoints:
+            self._check_fold(each)
+        for kernel in {
+            seed.kernel: seed for seed in self._state.seeds.values() if seed.stage is not Stage.CULLED
+        }.items():
+            self._check_kernel(*kernel)
+        return set(self._damage)
+
+    def _consequence(self, usable: int | None) -> str:
+        if usable is None:
+            return "no checkpoint is whole, so nothing of the run can be loaded or resumed; restore the artifacts"
+        if self._state.status in ENDED:
+            return f"the newest weights that can be loaded are those of step {usable:,}"
+        return f"resume starts from step {usable:,}"
+
+    def _files(self, committed: CheckpointCommitted) -> list[str]:
+        """The manifest and the chunks of a checkpoint, looked at."""
+        manifest = f"{self._folder}/manifests/{committed.manifest}.json"
+        if self._look(manifest, committed.manifest) is not None:
+            return [manifest]
+        try:
+            raw = json.loads(self._store.get(manifest, committed.manifest))
+            chunks = sorted({chunk for part in ("tensors", "cursor_tensors") for _, chunk in raw[part].values()})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self._damage[manifest] = f"{manifest} is no manifest ({error})"
+            return [manifest]
+        keys = [f"{self._folder}/chunks/{chunk}.safetensors" for chunk in chunks]
+        for key, chunk in zip(keys, chunks, strict=True):
+            self._look(key, chunk)
+        return [manifest, *keys]
+
+    def _check_fold(self, committed: CheckpointCommitted) -> None:
+        if committed.fold is None:
+            return
+        told = self._look(f"{self._folder}/folds/{committed.manifest}.{committed.fold}.fold", committed.fold)
+        if told is not None:
+            what = f"{told}; a resume from step {committed.step:,} reads the run from its first event, and is as exact"
+            self._report.log.find(self._run_id, self._folder, what)
+
+    def _check_kernel(self, kernel: str, seed: object) -> None:
+        told = self._look(f"kernels/{kernel}", kernel)
+        if told is None:
+            return
+        again = "resume compiles it again from the log" if kernel in self._compiled else "resume is refused"
+        name = getattr(seed, "name", kernel[:12])
+        what = f"the kernel of seed {name} is lost: {told}; {again}, but the weights cannot be loaded without it"
+        self._report.log.find(self._run_id, "kernels", what)
+
+    def _look(self, key: str, sha256: str) -> str | None:
+        """What is wrong with a file."""
+        if key not in self._damage:
+            try:
+                self._report.size += self._store.check(key, sha256)
+                self._damage[key] = None
+            except CorruptArtifact:
+                self._damage[key] = f"{key} is {'damaged' if self._store.exists(key) else 'missing'}"
+            except EsperError as error:
+                self._damage[key] = str(error)
+            self._report.files += 1
+        return self._damage[key]
+
+
+def _state(log: Log, run_id: str) -> RunState:
+    """The run as far as it can be read: what is in its way was found before."""
+    state = RunState(run_id)
+    try:
+        for _, event in run_events(log, run_id, unreadable=lambda entry, error: None):
+            state = fold(state, (event,))
+    except (EsperError, IllegalMove, ValueError):
+        pass
+    return state
+
+
+def _compare_ends(report: Report, store: ArtifactStore, run_id: str, left: list[Stored]) -> None:
+    """Find checkpoints that nothing names because the log ends before them."""
+    end = report.log.orders[run_id].mark.sequence
+    for each in left:
+        if "/manifests/" not in each.key:
+            continue
+        sha256 = each.key.rpartition("/")[2].removesuffix(".json")
+        try:
+            raw = json.loads(store.get(each.key, sha256))
+            step, sequence = int(raw["step"]), int(raw["sequence"])
+        except (EsperError, ValueError, LookupError, TypeError):
+            continue  # left half written, or damaged: nothing needs it
+        if sequence > end:
+            what = (
+                f"the log of the run ends at event {end}, but the store holds a checkpoint of step {step:,} that was "
+                f"taken at event {sequence}: the log's end is missing, as in a backup; restore a newer copy of the log"
+            )
+            report.log.find(run_id, each.key, what)

@@ -1,0 +1,175 @@
+"""Whether a log holds what was written to it: every record against its checksum and its headers, every run's chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper.errors import DecodeError, Disordered, LogError
+from esper.events import Event
+from esper.events.schemas import schema_from_json
+from esper.log.chain import LINK
+from esper.log.exclusions import Passed, excluded, noting, struck
+from esper.log.ordering import Order
+from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY, Entry, Log
+from esper.log.records import event_of
+from esper.log.sqlite import SqliteLog
+from esper.log.sums import checksum
+
+TOPICS = (RUNS, SIGNALS, ASSETS, TELEMETRY, EXCLUSIONS, DEADLETTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not what was written: the run that it is about, if it is one's, where it lies, and what follows
+    from it, in words."""
+
+    run_id: str | None
+    place: str
+    what: str
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was looked at; ``orders`` are the runs as far as they can be read."""
+
+    records: int = 0
+    unsummed: int = 0
+    orders: dict[str, Order] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def find(self, run_id: str | None, place: object, what: str) -> None:
+        self.findings.append(Finding(run_id, str(place), what))
+
+
+def check_log(log: Log, run_id: str | None) -> Checked:
+    """Look at all that ``log`` holds, or at what it holds of one run and of blueprints."""
+    found = Checked()
+    if isinstance(log, SqliteLog):
+        _check_file(log, found)
+        _check_rows(log, run_id, found)
+    out = excluded(log)
+    for topic in TOPICS:
+        key = None if topic == ASSETS else run_id
+        for entry in struck(log.read(topic, key=key), out) if topic == RUNS else log.read(topic, key=key):
+            found.records += 1
+            _check_entry(entry, found)
+    _check_runs(log, run_id, out, found)
+    return found
+
+
+def _check_entry(entry: Entry, found: Checked) -> None:
+    """Whether what lies beside the body says the same as the body. Runs' records that cannot be read at all are told
+    with their run."""
+    record, topic = entry.record, entry.position.topic
+    try:
+        event = event_of(entry)
+    except DecodeError as error:
+        if topic not in (RUNS, DEADLETTER):
+            run_id = None if topic == ASSETS else record.key
+            found.find(
+                run_id, entry.position, f"the record cannot be read ({error}); it counts as if it were not there"
+            )
+        return
+    wrong = [name for name, value in _expected(entry, event).items() if dict(record.headers).get(name, value) != value]
+    envelope = event.envelope
+    if topic == RUNS and (record.epoch, record.sequence) != (envelope.epoch, envelope.sequence):
+        wrong.append("its place in the run")
+    if event.link is not None and LINK not in dict(record.headers):
+        wrong.append(LINK)
+    if wrong:
+        what = f"{', '.join(wrong)} beside the record is not what its body says: one of the two is damaged or forged"
+        found.find(None if topic == ASSETS else record.key, entry.position, what)
+
+
+def _expected(entry: Entry, event: Event) -> dict[str, bytes]:
+    """Headers by name, as far as the event tells them."""
+    told = {"ce_id": str(event.envelope.id).encode(), "ce_type": entry.record.schema.name.encode()}
+    told |= {"ce_time": event.envelope.time.isoformat().encode(), "ce_subject": entry.record.key.encode()}
+    return told | ({LINK: event.link.hex().encode()} if event.link is not None else {})
+
+
+def _check_runs(log: Log, run_id: str | None, out: Any, found: Checked) -> None:
+    """Whether each run can be read to its end, and what is none of its events."""
+    passed: list[Passed] = []
+    stopped: set[str] = set()
+    for entry in log.read(RUNS, key=run_id):
+        key = entry.record.key
+        if key not in found.orders:
+            found.orders[key] = Order(excluded=out, unreadable=noting(passed))
+        if key in stopped:
+            continue
+        try:
+            found.orders[key].take(entry)
+        except Disordered as error:
+            stopped.add(key)
+            _stop(error, entry, found)
+        for each in passed:
+            found.find(key, each.position, str(each))
+        passed.clear()
+    for key, order in found.orders.items():
+        try:
+            order.end()
+        except LogError as error:
+            found.find(key, "its end", str(error))
+
+
+def _stop(error: Disordered, entry: Entry, found: Checked) -> None:
+    found.find(entry.record.key, entry.position, f"{error}; the run can be read to the event before")
+
+
+def _check_file(log: SqliteLog, found: Checked) -> None:
+    """SQLite's own structures, and the schemas of records."""
+    path = log.database.path
+    with log.database.session() as connection:
+        told = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(20)")]
+        schemas: list[Any] = connection.execute("SELECT id, fingerprint, json FROM schemas").fetchall()
+    for line in told:
+        if line != "ok":
+            found.find(None, path, f"the file's structure is damaged ({line}); restore it, or copy its runs out")
+    for number, fingerprint, text in schemas:
+        try:
+            if schema_from_json(text).fingerprint == fingerprint:
+                continue
+            said = "is another than its fingerprint says"
+        except (DecodeError, TypeError, ValueError) as error:
+            said = f"cannot be read ({error})"
+        found.find(None, path, f"schema {number} {said}, and so can no record that was written by it; restore the file")
+
+
+_ROWS = """
+SELECT topic, partition, key, offset, fingerprint, value, headers, timestamp, epoch, sequence, sum
+FROM records JOIN streams ON streams.id = stream JOIN schemas ON schemas.id = schema LEFT JOIN {sums} USING (offset)
+WHERE ? IS NULL OR key = ? ORDER BY offset
+"""
+
+
+def _check_rows(log: SqliteLog, run_id: str | None, found: Checked) -> None:
+    """Every record against its checksum, and the counts of writers against the records."""
+    with log.database.session() as connection:
+        there = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sums'").get
+        sums = "sums" if there else "(SELECT -1 AS offset, 0 AS sum)"
+        for topic, partition, key, offset, *fields, total in connection.execute(
+            _ROWS.format(sums=sums), (run_id, run_id)
+        ):
+            if total is None:
+                found.unsummed += 1
+            elif not _is_sum(total, (topic, key, *fields)):
+                run = None if topic == ASSETS else str(key)
+                what = "the record is not what was written, by its checksum; restore the log from a copy"
+                found.find(run, f"{topic}/{partition}:{offset}", what)
+        lost = connection.execute(
+            "SELECT count(*) FROM records WHERE stream NOT IN (SELECT id FROM streams) "
+            "OR schema NOT IN (SELECT id FROM schemas)"
+        ).get
+    if lost:
+        found.find(
+            None, log.database.path, f"{lost} records belong to no key or schema that is there; restore the file"
+        )
+
+
+def _is_sum(total: object, fields: tuple[Any, ...]) -> bool:
+    try:
+        return bool(checksum(*fields) == total)
+    except (TypeError, AttributeError):  # a column holds another kind of value than was written
+        return False
