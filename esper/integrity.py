@@ -111,10 +111,9 @@ class _Run:
             self._report.log.find(self._run_id, self._folder, what)
         for each in self._state.checkpoints:
             self._check_fold(each)
-        for kernel in {
-            seed.kernel: seed for seed in self._state.seeds.values() if seed.stage is not Stage.CULLED
-        }.items():
-            self._check_kernel(*kernel)
+        for seed in self._state.seeds.values():
+            if seed.stage is not Stage.CULLED:
+                self._check_kernel(seed.kernel, seed.name)
         return set(self._damage)
 
     def _consequence(self, usable: int | None) -> str:
@@ -148,13 +147,15 @@ class _Run:
             what = f"{told}; a resume from step {committed.step:,} reads the run from its first event, and is as exact"
             self._report.log.find(self._run_id, self._folder, what)
 
-    def _check_kernel(self, kernel: str, seed: object) -> None:
+    def _check_kernel(self, kernel: str, seed: str) -> None:
         told = self._look(f"kernels/{kernel}", kernel)
         if told is None:
             return
-        again = "resume compiles it again from the log" if kernel in self._compiled else "resume is refused"
-        name = getattr(seed, "name", kernel[:12])
-        what = f"the kernel of seed {name} is lost: {told}; {again}, but the weights cannot be loaded without it"
+        again = "it will be compiled again from what the log says of it"
+        never = (
+            "the log does not say how it was compiled, so the run can neither be loaded nor resumed; restore the file"
+        )
+        what = f"the kernel of seed {seed} is lost: {told}; {again if kernel in self._compiled else never}"
         self._report.log.find(self._run_id, "kernels", what)
 
     def _look(self, key: str, sha256: str) -> str | None:

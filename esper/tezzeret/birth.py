@@ -68,14 +68,21 @@ def remade(
     blueprint: BlueprintRegistered,
     damage: CorruptArtifact,
     device: torch.device | str = "cpu",
+    *,
+    newborn: bool = True,
 ) -> Kernel:
     """The kernel of ``compiled`` on ``device``, compiled again and stored in place of the file that has ``damage``.
 
-    Raises CorruptArtifact if that gives other bits: torch draws other random numbers on another CPU capability.
+    That may give other bits, for torch draws other random numbers on another CPU capability: CorruptArtifact is raised
+    for a ``newborn``, and nothing is stored for another, whose tensors are not the initial ones any more.
     """
     request = KernelRequested(**{name: getattr(compiled, name) for name in _ASKED})
-    data = kernel_bytes(build(blueprint, request))
+    kernel = build(blueprint, request)
+    data = kernel_bytes(kernel)
     again = hashlib.sha256(data).hexdigest()
+    if again != compiled.kernel and not newborn:
+        logger.warning("%s; its graph is compiled again, its tensors are in the checkpoint", damage)
+        return kernel.to(device)
     if again != compiled.kernel:
         capability = torch.backends.cpu.get_cpu_capability()
         raise CorruptArtifact(

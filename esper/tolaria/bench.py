@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
-from esper.errors import CorruptArtifact, ModelMismatch, RunExists, Unsupported, UsageError
+from esper.errors import ModelMismatch, RunExists, Unsupported, UsageError
 from esper.events import Event
-from esper.events.assets import BlueprintRegistered, KernelCompiled
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import holds_seeds
 from esper.log import open_log
-from esper.log.ordering import once
 from esper.log.port import ASSETS, Log, Writer
 from esper.settings import Settings, Telemetry, log_url
 from esper.tamiyo.remote import questions
 from esper.tamiyo.state import RunState
-from esper.tezzeret.birth import remade
-from esper.tezzeret.kernel import load_kernel
-from esper.tezzeret.module import Kernel
 from esper.tolaria.answers import Answers
 from esper.tolaria.archive import Archive
 from esper.tolaria.environment import adopt, environment
@@ -36,6 +29,7 @@ from esper.tolaria.host import check_like
 from esper.tolaria.inbox import Inbox
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
+from esper.tolaria.kernels import kernel_of
 from esper.tolaria.meter import Meter
 from esper.tolaria.metrics import Pending
 from esper.tolaria.proposals import Proposals, answered_by
@@ -116,7 +110,7 @@ class Bench:
         sites = sites_of(self.subject, self.wanted, journal.state)
         blueprints = blueprints_of(self.log, journal.state)
         costs = partial(costs_of, blueprints)
-        garden = Garden(self.subject, sites, gate, partial(self._kernel, blueprints), settings)
+        garden = Garden(self.subject, sites, gate, partial(kernel_of, self.log, self.store, blueprints), settings)
         inbox = self.opened.enter_context(closing(Inbox(self.log, self.run_id)))
         remote = settings.decision.where == "remote"
         names = frozenset(site.name for site in sites)
@@ -128,18 +122,6 @@ class Bench:
         watching = (meter, settings, replay, costs, asked, Pending(events, journal.state.metrics))
         trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, *watching)
         return self.opened.enter_context(closing(trainer))
-
-    def _kernel(self, blueprints: Mapping[str, BlueprintRegistered], sha256: str, device: torch.device | str) -> Kernel:
-        """The kernel with that SHA-256; should its file be damaged, the log says what it was compiled from."""
-        try:
-            return load_kernel(self.store, sha256, device)
-        except CorruptArtifact as damage:
-            told = (event.content for _, event in once(self.log.read(ASSETS)))
-            made = (each for each in told if isinstance(each, KernelCompiled) and each.geometry is not None)
-            compiled = next((each for each in made if each.kernel == sha256), None)
-            if compiled is None:
-                raise
-            return remade(self.store, compiled, blueprints[compiled.blueprint], damage, device)
 
     def _meter(self, garden: Garden, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:
         """What measures the steps that are executed from now on; None if nothing shall."""

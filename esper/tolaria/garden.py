@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -69,8 +69,10 @@ class Plant:
         }
 
 
-Kernels = Callable[[str, torch.device], Kernel]
-"""Gives a new copy of the kernel with a SHA-256, on a device."""
+class Kernels(Protocol):
+    """Gives a new copy of the kernel with a SHA-256, on a device; of one that is not newborn only the graph counts."""
+
+    def __call__(self, sha256: str, device: torch.device, *, newborn: bool) -> Kernel: ...
 
 
 class Garden:
@@ -151,7 +153,7 @@ class Garden:
         """Do to the model what a committed transition says. Restoring the host after a cull is the trainer's part."""
         to = Stage(event.to_stage)
         if to is Stage.GERMINATED:
-            self.plants[event.seed] = self._sprout(event.seed, event.site, event.kernel, to, event.step)
+            self.plants[event.seed] = self._sprout(event.seed, event.site, event.kernel, to, event.step, newborn=True)
             return
         plant = self.plants[event.seed]
         if to is Stage.CULLED:
@@ -174,7 +176,9 @@ class Garden:
             plant.seed.detach()
         self.plants = {}
         for name, saved in tree.items():
-            plant = self._sprout(name, saved["site"], saved["kernel_id"], Stage.GERMINATED, saved["since"])
+            plant = self._sprout(
+                name, saved["site"], saved["kernel_id"], Stage.GERMINATED, saved["since"], newborn=False
+            )
             self.plants[name] = plant
             plant.blending_began = saved["blending_began"]
             plant.trained, plant.blended = saved["trained"], saved["blended"]
@@ -191,9 +195,9 @@ class Garden:
             if plant.seed.stage is Stage.FOSSILISED:
                 load_optimizer(plant.seed.optimizer, tree[name]["optimizer"])
 
-    def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int) -> Plant:
+    def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int, *, newborn: bool) -> Plant:
         site = self.site(site_name)
-        kernel = self._kernels(kernel_id, site.anchor.device)
+        kernel = self._kernels(kernel_id, site.anchor.device, newborn=newborn)
         kernel.placed = Placed(site.name, site.name, site.dims)
         seed = LiveSeed(name, site, kernel, self._subject.optimizer, stage)
         return Plant(seed, kernel_id, step)

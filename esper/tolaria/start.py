@@ -174,7 +174,7 @@ def resume(
         if before.status == "completed":
             assert before.model is not None
             check_like(model, before.model)
-            checkpoint, seeds = last_weights(bench.store, before)
+            checkpoint, seeds = last_weights(bench.log, bench.store, before)
             put_into(model, checkpoint, seeds)
             logger.warning(
                 "run %s is completed already: nothing is left to train, and the model has its weights of step %d",

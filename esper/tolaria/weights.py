@@ -22,15 +22,17 @@ from esper.kasmina.seed import SEED_PREFIX, strip
 from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.log import open_log
 from esper.log.exclusions import run_events
+from esper.log.port import Log
 from esper.settings import log_url
 from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import best_step, is_best, newest_usable
 from esper.tamiyo.state import RunState, settings_of
 from esper.tezzeret.grown import join
-from esper.tezzeret.kernel import load_kernel
 from esper.tezzeret.module import Kernel, Placed
 from esper.tolaria.checkpoint import Checkpoints, Loaded
 from esper.tolaria.host import check_like, load_tensors
+from esper.tolaria.kernels import kernel_of
+from esper.tolaria.sites import blueprints_of
 
 logger = logging.getLogger("esper")
 At = str | int
@@ -119,14 +121,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -
     return len(data)
 
 
-def last_weights(store: ArtifactStore, state: RunState) -> tuple[Loaded, list[Grown]]:
+def last_weights(log: Log, store: ArtifactStore, state: RunState) -> tuple[Loaded, list[Grown]]:
     """The newest checkpoint of a run that is whole, with its seeds; raises CorruptArtifact."""
     damaged: set[int] = set()
     while (step := newest_usable(state, damaged)) is not None:
         committed = next(each for each in reversed(state.checkpoints) if each.step == step)
         try:
             checkpoint = Checkpoints(store, state.run_id).read(committed.manifest)
-            return checkpoint, _seeds(store, state, checkpoint)
+            return checkpoint, _seeds(log, store, state, checkpoint)
         except CorruptArtifact as error:
             logger.warning("run %s: %s; taking the checkpoint before", state.run_id, error)
             damaged.add(step)
@@ -210,14 +212,18 @@ def _read(run_id: str, at: At, live: bool, home: Path, url: str | None) -> tuple
             manifest = chosen(state, at, events).manifest
             try:
                 checkpoint = Checkpoints(store, run_id).read(manifest)
-                return state, checkpoint, [each for each in _seeds(store, state, checkpoint) if live or not each.live]
+                return (
+                    state,
+                    checkpoint,
+                    [each for each in _seeds(opened, store, state, checkpoint) if live or not each.live],
+                )
             except CorruptArtifact:
                 if manifest == tried:
                     raise
                 tried = manifest  # its trainer may have retired it just now
 
 
-def _seeds(store: ArtifactStore, state: RunState, checkpoint: Loaded) -> list[Grown]:
+def _seeds(log: Log, store: ArtifactStore, state: RunState, checkpoint: Loaded) -> list[Grown]:
     """The seeds that have an effect on the host at ``checkpoint``."""
     blending = settings_of(state).blending
     assert state.sites is not None
@@ -227,7 +233,7 @@ def _seeds(store: ArtifactStore, state: RunState, checkpoint: Loaded) -> list[Gr
         stage, tensors = Stage(saved["stage"]), checkpoint.tree["model"]
         if stage is not Stage.FOSSILISED and stage not in IN_THE_HOST:
             continue
-        kernel = load_kernel(store, saved["kernel_id"])
+        kernel = kernel_of(log, store, blueprints_of(log, state), saved["kernel_id"], newborn=False)
         share = alpha(blending.schedule, checkpoint.step - saved["since"], blending.steps)
         site = saved["site"]
         kernel.placed = Placed(site, site, dims[site], share if stage is Stage.BLENDING else 1.0)

@@ -16,7 +16,6 @@ import esper
 from esper.cli.main import main as esper_command
 from esper.errors import CorruptArtifact, ModelMismatch, RunNotFound, UsageError
 from esper.events.runs import CheckpointCommitted
-from esper.log.ordering import in_order
 from esper.tamiyo.fold import fold
 from esper.tamiyo.state import RunState
 from esper.tamiyo.verify import verify
@@ -160,10 +159,10 @@ def test_a_checkpoint_that_is_retired_while_it_is_read_gives_way_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = trained(tmp_path)
-    read, newest = in_order, events(tmp_path)
+    read, newest = weights.run_events, events(tmp_path)
     cut = next(place for place, each in enumerate(newest) if getattr(each.content, "step", 0) > 12)
     looks = iter([cut, None])
-    monkeypatch.setattr(weights, "in_order", lambda entries: islice(read(entries), next(looks)))
+    monkeypatch.setattr(weights, "run_events", lambda *run: islice(read(*run), next(looks)))
     assert torch.equal(outputs(esper.load("run", fresh(), home=tmp_path)), outputs(model))
 
 
