@@ -16,10 +16,11 @@ from weakref import WeakSet
 import apsw
 
 from esper.errors import LogError
-from esper.log import sums
+from esper.log import sums, wal
 from esper.private import make_folder
 
 VERSION = 1
+WAL_LOOKS = 3
 PATIENCE = 5.0
 """Seconds to wait for another process that is writing."""
 
@@ -129,7 +130,7 @@ class Database:
 
     def _connected(self) -> apsw.Connection:
         """Another connection to the file of the first one: two threads must not see two files."""
-        connection, found = _connected(self.path), self.path.stat()
+        connection, found = _connected(self.path, first=self._file is None), self.path.stat()
         file = found.st_dev, found.st_ino
         if self._file not in (None, file):
             connection.close()
@@ -202,19 +203,37 @@ def _explained(path: Path) -> Iterator[None]:
         raise LogError(f"{path}: {error}") from error
 
 
-def _connected(path: Path) -> apsw.Connection:
+def _connected(path: Path, first: bool) -> apsw.Connection:
+    """A connection to the file; the ``first`` one looks at what others have left in its ``-wal``."""
     make_folder(path.parent)
     _make_file(path)
+    before = wal.claimed(path) if first else None
     connection = apsw.Connection(str(path))
     try:
         connection.set_busy_timeout(round(PATIENCE * 1000))
         connection.execute("PRAGMA synchronous = FULL")
-        if _version(connection, path) == 0:
+        version = _version(connection, path)  # from here on the -wal counts
+        if first:
+            _check_wal(connection, path, before)
+        if version == 0:
             _create(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_wal(connection: apsw.Connection, path: Path, before: wal.Claim | None) -> None:
+    """Raise LogError, and leave the file as it is, where SQLite would drop what was committed."""
+    for _ in range(WAL_LOOKS):  # others may be writing between the two looks that it takes
+        damage = wal.dropped(path, before)
+        if damage is None:
+            return
+        time.sleep(0.02)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    raise LogError(
+        f"{path}-wal: {damage}; restore both files from a copy, or move the -wal away to go on with what is left"
+    )
 
 
 def _make_file(path: Path) -> None:
