@@ -8,6 +8,7 @@
 # make bench   measure what Esper costs
 # make bench-kafka  measure it on Kafka: ESPER_LOG's, else a broker started for it
 # make bench-sql    measure SQL: the sink, telemetry, 50 million rows, making the tables anew (needs 5 GB of disk)
+# make bench-integrity  flip 10,000 bits in a home and see whether any stays unseen (half an hour)
 # make lint    ruff, mypy and the check of the schemas' changes only
 # make schemas record changed schemas, and a log that they wrote, before they are committed
 # make clean   remove what the above made, but no run (.esper) and no data
@@ -32,7 +33,7 @@ CONTAINED := tests/integration/test_log_contract.py tests/chaos/test_outages.py 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test container-image test-containers test-all kafka kafka-down lint schemas bench bench-kafka bench-sql clean
+.PHONY: help setup data demo test container-image test-containers test-all kafka kafka-down lint schemas bench bench-kafka bench-sql bench-integrity clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -91,6 +92,9 @@ bench-kafka: .venv/complete data
 bench-sql: .venv/complete data
 	@echo "bench-sql: measuring; usually 10 to 15 minutes on an idle machine"
 	@$(BIN)/python -m benchmarks sink recording questions rebuild
+
+bench-integrity: .venv/complete
+	@PYTHONPATH=. $(BIN)/python -m benchmarks integrity
 
 clean:
 	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

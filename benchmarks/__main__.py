@@ -19,9 +19,10 @@ from benchmarks.report import as_json, print_table, write_json
 NAMES = ("log", "dormant", "digest", "spine", "logging_metrics", "resume", "honesty")
 ON_KAFKA = ("kafka", "training_on_kafka", "decisions")
 ON_SQL = ("sink", "recording", "questions", "rebuild")
-ALL = NAMES + ON_KAFKA + ON_SQL
-SIZED = ("questions", "rebuild")
-"""Those that take ``--size``: rows of telemetry, events."""
+LONG = ("integrity",)
+ALL = NAMES + ON_KAFKA + ON_SQL + LONG
+SIZED = ("questions", "rebuild", "integrity")
+"""Those that take ``--size``: rows of telemetry, events, bits."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -31,7 +32,7 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"which of {', '.join(NAMES)} (the default), {', '.join(ON_KAFKA + ON_SQL)}",
+        help=f"which of {', '.join(NAMES)} (the default), {', '.join(ON_KAFKA + ON_SQL + LONG)}",
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write one document there, not one for each")
     parser.add_argument("--size", type=int, metavar="N", help=f"rows or events of {', '.join(SIZED)}, to try them")

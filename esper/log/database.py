@@ -196,6 +196,8 @@ def _vacate(seat: _Seat) -> None:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise LogError(f"{path}: damaged, for a text in it is none ({error}); restore it from a copy") from error
     except (apsw.Error, OSError) as error:
         for kinds, remedy in _REMEDIES:
             if isinstance(error, kinds):

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import apsw
+
 from esper.errors import DecodeError, Disordered, LogError
 from esper.events import Event
 from esper.events.schemas import schema_from_json
 from esper.log.chain import LINK
 from esper.log.exclusions import Passed, excluded, noting, struck
 from esper.log.ordering import Order
+from esper.log.partitions import partition_of
 from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY, Entry, Log
 from esper.log.records import event_of
 from esper.log.sqlite import SqliteLog
-from esper.log.sums import checksum
+from esper.log.sums import checksum, checksum_of_schema
 
 TOPICS = (RUNS, SIGNALS, ASSETS, TELEMETRY, EXCLUSIONS, DEADLETTER)
 
@@ -123,41 +126,55 @@ def _check_file(log: SqliteLog, found: Checked) -> None:
     path = log.database.path
     with log.database.session() as connection:
         told = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(20)")]
-        schemas: list[Any] = connection.execute("SELECT id, fingerprint, json FROM schemas").fetchall()
+        sums = _sums(connection)
+        columns = "id, CAST(fingerprint AS BLOB), CAST(json AS BLOB), sum"
+        query = f"SELECT {columns} FROM schemas LEFT JOIN {sums} ON offset = -id"
+        schemas: list[Any] = connection.execute(query).fetchall()
     for line in told:
         if line != "ok":
             found.find(None, path, f"the file's structure is damaged ({line}); restore it, or copy its runs out")
-    for number, fingerprint, text in schemas:
+    for number, *texts, total in schemas:
+        fingerprint, text = map(_text, texts)
         try:
-            if schema_from_json(text).fingerprint == fingerprint:
+            if schema_from_json(text).fingerprint == fingerprint and total in (None, checksum_of_schema(text)):
                 continue
-            said = "is another than its fingerprint says"
+            said = "is another than was written"
         except (DecodeError, TypeError, ValueError) as error:
             said = f"cannot be read ({error})"
         found.find(None, path, f"schema {number} {said}, and so can no record that was written by it; restore the file")
 
 
 _ROWS = """
-SELECT topic, partition, key, offset, fingerprint, value, headers, timestamp, epoch, sequence, sum
+SELECT CAST(topic AS BLOB), partition, CAST(key AS BLOB), offset, CAST(fingerprint AS BLOB), value, headers, timestamp,
+epoch, sequence, sum
 FROM records JOIN streams ON streams.id = stream JOIN schemas ON schemas.id = schema LEFT JOIN {sums} USING (offset)
 WHERE ? IS NULL OR key = ? ORDER BY offset
 """
 
 
+def _sums(connection: apsw.Connection) -> str:
+    """The table of checksums, or an empty one where an older Esper made the file."""
+    there = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sums'").get
+    return "sums" if there else "(SELECT 0 AS offset, 0 AS sum WHERE false)"
+
+
 def _check_rows(log: SqliteLog, run_id: str | None, found: Checked) -> None:
     """Every record against its checksum, and the counts of writers against the records."""
     with log.database.session() as connection:
-        there = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sums'").get
-        sums = "sums" if there else "(SELECT -1 AS offset, 0 AS sum)"
-        for topic, partition, key, offset, *fields, total in connection.execute(
-            _ROWS.format(sums=sums), (run_id, run_id)
-        ):
+        sums = _sums(connection)
+        for row in connection.execute(_ROWS.format(sums=sums), (run_id, run_id)):
+            topic, partition, key, offset, fingerprint, *rest, total = row
+            topic, key = _text(topic), _text(key)
             if total is None:
                 found.unsummed += 1
-            elif not _is_sum(total, (topic, key, *fields)):
-                run = None if topic == ASSETS else str(key)
+            elif not _is_sum(total, (topic, key, _text(fingerprint), *rest)) or partition != partition_of(key):
+                run = None if topic == ASSETS else key
                 what = "the record is not what was written, by its checksum; restore the log from a copy"
                 found.find(run, f"{topic}/{partition}:{offset}", what)
+        for (offset,) in connection.execute(
+            f"SELECT offset FROM {sums} WHERE offset >= 0 EXCEPT SELECT offset FROM records"
+        ):
+            found.find(None, log.database.path, f"the record at offset {offset} is gone; restore the log from a copy")
         lost = connection.execute(
             "SELECT count(*) FROM records WHERE stream NOT IN (SELECT id FROM streams) "
             "OR schema NOT IN (SELECT id FROM schemas)"
@@ -166,6 +183,11 @@ def _check_rows(log: SqliteLog, run_id: str | None, found: Checked) -> None:
         found.find(
             None, log.database.path, f"{lost} records belong to no key or schema that is there; restore the file"
         )
+
+
+def _text(value: object) -> str:
+    """What a column of text holds, whatever that is."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _is_sum(total: object, fields: tuple[Any, ...]) -> bool:

@@ -30,7 +30,7 @@ from esper.log.database import Database
 from esper.log.headers import pack, unpack
 from esper.log.partitions import partition_of
 from esper.log.port import RUNS, SIGNALS, Entry, Position, Record, utc
-from esper.log.sums import checksum
+from esper.log.sums import checksum, checksum_of_schema
 
 POLL = 0.1
 """Seconds between two looks of ``follow`` at the log's end."""
@@ -156,11 +156,12 @@ class SqliteLog:
         caller works."""
         with self.database.session() as connection:
             streams: list[Any] = connection.execute(
-                "SELECT partition, id, key FROM streams WHERE topic = ? AND key = coalesce(?, key) ORDER BY partition",
+                "SELECT partition, id, CAST(key AS BLOB) FROM streams WHERE topic = ? AND key = coalesce(?, key) "
+                "ORDER BY partition",
                 (topic, key),
             ).fetchall()
         for partition, group in groupby(streams, itemgetter(0)):
-            members = [(stream, of_key) for _, stream, of_key in group]
+            members = [(stream, bytes(of_key).decode(errors="backslashreplace")) for _, stream, of_key in group]
             share = len(members)
             after = (starts or {}).get(partition, start)
             parts = [self._stream(topic, partition, *member, after, end, share) for member in members]
@@ -197,12 +198,14 @@ class SqliteLog:
     def _schema(self, schema_id: int) -> tuple[Schema, str | None]:
         """A stored schema, or UNKNOWN and why it cannot be had."""
         with self.database.session() as connection:
-            text = connection.execute("SELECT json FROM schemas WHERE id = ?", (schema_id,)).get
+            text = connection.execute("SELECT CAST(json AS BLOB) FROM schemas WHERE id = ?", (schema_id,)).get
+        if not text:
+            return UNKNOWN, "the record was written without a schema; it is no event of Esper's"
         try:
-            known = self._schemas[schema_id] = schema_from_json(text), None
+            known = self._schemas[schema_id] = schema_from_json(text.decode(errors="backslashreplace")), None
             return known
         except DecodeError as error:
-            return UNKNOWN, str(error) if text else "the record was written without a schema; it is no event of Esper's"
+            return UNKNOWN, str(error)
 
 
 class SqliteWriter:
@@ -318,5 +321,9 @@ def _stream(connection: apsw.Connection, topic: str, key: str) -> tuple[int, int
 
 def _schema_id(connection: apsw.Connection, schema: Schema) -> int:
     known = connection.execute("SELECT id FROM schemas WHERE fingerprint = ?", (schema.fingerprint,)).get
+    if known:
+        return int(known)
     insertion = "INSERT INTO schemas (fingerprint, json) VALUES (?, ?) RETURNING id"
-    return int(known or connection.execute(insertion, (schema.fingerprint, schema.json)).get)
+    number = int(connection.execute(insertion, (schema.fingerprint, schema.json)).get)
+    connection.execute("INSERT INTO sums VALUES (?, ?)", (-number, checksum_of_schema(schema.json)))
+    return number

@@ -1,4 +1,7 @@
-"""A checksum of each record of the embedded log, in a table of its own: an older Esper writes records without one."""
+"""A checksum of each record of the embedded log, in a table of its own: an older Esper writes records without one.
+
+That of a schema's text is in it too, under its number below zero: its fingerprint leaves out defaults and words.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +26,8 @@ def checksum(
     """
     fields = repr((topic, key, fingerprint, len(value), time, epoch, number))
     return crc32(headers, crc32(value, crc32(fields.encode(errors="surrogatepass"))))
+
+
+def checksum_of_schema(text: str) -> int:
+    """CRC-32 of a schema's JSON."""
+    return crc32(text.encode())
