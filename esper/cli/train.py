@@ -120,7 +120,8 @@ def resume(place: Place, run_id: str, inexact: bool, address: str | None) -> Non
     parts = _Parts(task, plan, started.seed)
     whole, more = plan.steps or plan.epochs * task.steps_per_epoch, parts.arguments(place) | {"inexact": inexact}
     with progress_for(place, whole) as progress, esper.resume(run_id, **more) as run:
-        progress.say(f"run {run_id} goes on from the checkpoint of step {run.step_number:,}")
+        start = f"the checkpoint of step {run.step_number:,}"
+        progress.say(f"run {run_id} goes on from {start}; its log was checked from event {run.checked_from:,} on")
         with serving(address, run.metrics):
             _drive(run, parts, progress)
     _tell(place, run.state)

@@ -35,12 +35,13 @@ FIRST_STRIDE = 16  # positions before a checkpoint's event at which to look firs
 @dataclass(frozen=True, slots=True)
 class History:
     """A run as far as ``order`` has read it. ``events`` are its events from the first one on, or those behind the
-    checkpoint of step ``since``."""
+    checkpoint of step ``since``; ``first`` is the number of the first that was read and checked."""
 
     state: RunState
     events: list[Event]
     order: Order
     since: int | None = None
+    first: int = 1
 
     def serves(self, step: int) -> bool:
         """Whether the run can be taken up from the checkpoint of ``step`` with no more of it than this."""
@@ -92,7 +93,7 @@ def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
     bad: list[tuple[Entry, DecodeError]] = []
     mark = Mark(state.writer_epoch, state.sequence, bytes.fromhex(folded.link), state.sequence)
     order = order_of(log, run_id, after=mark, unreadable=lambda *each: bad.append(each))
-    known = _extended(History(state, [], order, committed.step), order, _behind(log, entry, folded))
+    known = _extended(History(state, [], order, committed.step, state.sequence + 1), order, _behind(log, entry, folded))
     for each in bad:  # only now: where this fails, the whole run is read and tells them
         sending_to(log, WRITER)(*each)
     return known

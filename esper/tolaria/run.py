@@ -32,8 +32,13 @@ class Run:
     manager it is closed when the block is left; what ends a run, ``finish`` or an error, closes it as well.
     """
 
-    def __init__(self, run_id: str, trainer: Trainer | None, state: RunState, opened: ExitStack) -> None:
+    def __init__(
+        self, run_id: str, trainer: Trainer | None, state: RunState, opened: ExitStack, checked_from: int = 1
+    ) -> None:
         self.run_id = run_id
+        self.checked_from = checked_from
+        """The first event whose bytes a resume has checked: those before its checkpoint it takes as that has them, and
+        `esper verify` checks them all."""
         self._trainer = trainer
         self._state = state
         self._committed, self._step = 0, state.step

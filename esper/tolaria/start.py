@@ -192,9 +192,9 @@ def resume(
         gate = _same_gate(gate_data, before)
         with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
             subject.check_fits(_newest(archive, before)[0].tree)
-        trainer = _take_up(bench, known, gate, notes, began)
+        trainer, first = _take_up(bench, known, gate, notes, began)
         opened.enter_context(ticking(trainer, progress))
-        return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
+        return Run(run_id, trainer, trainer.journal.state, opened.pop_all(), first)
 
 
 def _begin(
@@ -239,8 +239,11 @@ def _begin(
     return trainer
 
 
-def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[str, ...], began: float) -> Trainer:
-    """Fence a trainer that still runs, load the newest checkpoint that verifies and say so on the log."""
+def _take_up(
+    bench: Bench, known: History, gate: GateData | None, notes: tuple[str, ...], began: float
+) -> tuple[Trainer, int]:
+    """Fence a trainer that still runs, load the newest checkpoint that verifies and say so on the log. Returns the
+    trainer, and the number of the first event that was checked."""
     run_id, before, settings = bench.run_id, known.state, settings_of(known.state)
     writers, writer = bench.opened_writer()  # read again what a fenced trainer wrote until now
     known = further(bench.log, known)
@@ -259,6 +262,8 @@ def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[s
     trainer.load(checkpoint)
     _check_loaded(trainer, checkpoint)
     damaged = tuple(damaged_note(each.step) for each in corrupt)
+    for note in damaged:
+        logger.warning("run %s: %s; it goes on from that of step %d", run_id, note, checkpoint.step)
     transaction = journal.transaction()
     transaction.add(
         RunResumed(
@@ -274,7 +279,7 @@ def _take_up(bench: Bench, known: History, gate: GateData | None, notes: tuple[s
     journal.commit(transaction)
     trainer.keeper.remove([each.manifest for each in corrupt])
     archive.clean()  # nobody else writes there any more: the run is this trainer's
-    return trainer
+    return trainer, known.first
 
 
 def _newest(archive: Archive, state: RunState) -> tuple[Loaded, list[CheckpointCommitted]]:

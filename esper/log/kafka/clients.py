@@ -37,6 +37,7 @@ _READER = {
     "auto.offset.reset": "earliest",
     "fetch.message.max.bytes": 4 << 20,
     "fetch.queue.backoff.ms": 10,
+    "check.crcs": True,  # of what brokers have on disk: it costs nothing that could be measured
     "queued.max.messages.kbytes": 32 << 10,
 }
 _WRITER = {
