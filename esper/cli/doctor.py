@@ -211,7 +211,8 @@ def _home(place: Place) -> Iterator[Finding]:
             yield Finding("home", "ok", f"{home} can be written")
     except OSError as error:
         remedy = "choose another with --home or ESPER_HOME, or mend its permissions"
-        yield Finding("home", "broken", f"{home}: {error.strerror}", remedy)
+        found = f"{home} can only be read: {error.strerror}" if there == home else f"{home}: {error.strerror}"
+        yield Finding("home", "warning" if there == home else "broken", found, f"to train, {remedy}")
     free = shutil.disk_usage(there).free
     remedy = "" if free >= _ROOM else "checkpoints may not fit; free some space, or choose another disk with --home"
     yield Finding("disk", "ok" if free >= _ROOM else "warning", f"{free / 2**30:.1f} GiB free", remedy)
