@@ -5,7 +5,6 @@ They are no part of a run: nothing here is ever written to a log, and secrets ar
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -92,14 +91,6 @@ def registry_settings() -> RegistrySettings:
             "http://HOST:PORT/apis/ccompat/v7; `esper dev status` prints a local one's)"
         )
     return settings
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what is served at ``host``."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read(kind: type[T]) -> T:

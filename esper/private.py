@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -30,3 +33,18 @@ def sync_folder(folder: Path) -> None:
 def open_file(path: Path, flags: int) -> int:
     """A descriptor of the file at ``path``, which is made 0600 where it is not there."""
     return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def open_to_others(path: Path) -> Iterator[tuple[Path, int]]:
+    """``path``, and what lies below it, with its mode, as far as others than its owner may get at it.
+
+    Links are not followed. Raises OSError for a folder that cannot be listed.
+    """
+    with suppress(FileNotFoundError):  # some files come and go
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) or not mode & 0o077:
+            return
+        yield path, stat.S_IMODE(mode)
+        if stat.S_ISDIR(mode):
+            for each in sorted(path.iterdir()):
+                yield from open_to_others(each)

@@ -113,7 +113,7 @@ class Connection:
 
         given = {name: str(value) for name, value in parameters.items()}
         with Embedded(analytics_url(self.home), lambda: existing(self.url)) as database:
-            answer = database.answer(query, given, "arrow", write=False)
+            answer = database.answer(query, given, "arrow")
         return pyarrow.ipc.open_file(pyarrow.BufferReader(answer)).read_all()
 
 

@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from esper.cli import options as cli
 from esper.cli.options import common
 from esper.cli.output import print_json
-from esper.connections import is_loopback
 from esper.errors import UsageError
+from esper.hosts import is_loopback
 from esper.locks import locked
 from esper.log import open_log
 from esper.log.exclusions import untaken

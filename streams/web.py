@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from esper.errors import UsageError
+from esper.hosts import REFUSED, is_own
 from esper.log.partitions import partition_of
 from esper.log.port import PARTITIONS
 from esper.tamiyo.view import unpacked
@@ -21,6 +23,7 @@ from streams import metrics
 if TYPE_CHECKING:
     from streams.app import Place, Views
 
+logger = logging.getLogger("esper.worker")
 PATIENCE = 3.0
 """Seconds that another worker has to answer."""
 _OPEN = ("/health", "/ready")
@@ -56,7 +59,7 @@ class Web:
             connector=aiohttp.TCPConnector(ssl=client if client else True),
             timeout=aiohttp.ClientTimeout(total=PATIENCE),
         )
-        self._runner = web.AppRunner(served, access_log=None, shutdown_timeout=1)
+        self._runner = web.AppRunner(served, access_log=None, logger=_of_requests(), shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._place.host, self._place.port, ssl_context=server).start()
 
@@ -68,6 +71,8 @@ class Web:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_own(request.headers.get("Host"), self._place.host):
+            return _error(403, REFUSED)
         token = self._place.token
         if token is not None and request.path not in _OPEN:
             given = request.headers.get("Authorization", "")
@@ -179,6 +184,25 @@ def contexts(place: Place) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None
     except (OSError, ValueError) as error:
         raise UsageError(f"ESPER_WORKER_CERTIFICATE, _KEY, _CA: {error}") from error
     return server, client
+
+
+def _of_requests() -> logging.Logger:
+    """Where the server logs: a line of ours instead of a traceback, and none for what was no HTTP."""
+    ours = logging.getLogger(f"{logger.name}.http")
+    ours.filters = [_in_a_line]
+    return ours
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, http_exceptions.HttpProcessingError | web.RequestPayloadError):
+        logger.debug("%s: %s", record.getMessage(), type(error).__name__)
+        return False
+    if error is not None:
+        record.msg, record.args = "%s: %r", (record.getMessage(), error)
+        if not logger.isEnabledFor(logging.DEBUG):
+            record.exc_info = None
+    return True
 
 
 def _run(run_id: str, head: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,14 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.errors import EsperError
+from esper.private import open_to_others
 from esper.version import __version__
 
 _SAFE_SQLITE = (3, 51, 3)
 _ROOM = 2**30  # bytes that a run with its checkpoints may well need
 SLOWER = 1.5  # times as long with several threads as with one: more than what measuring varies by
+_OURS = ("log.db*", "artifacts", "clickhouse*", "dev", "worker")  # what Esper makes in a home
+_TOLD = 3  # files that are named before the rest is counted
 _NEEDED = ("numpy", "safetensors", "fastavro", "pydantic", "pydantic_settings", "click", "rich")
 
 
@@ -211,10 +216,55 @@ def _home(place: Place) -> Iterator[Finding]:
             yield Finding("home", "ok", f"{home} can be written")
     except OSError as error:
         remedy = "choose another with --home or ESPER_HOME, or mend its permissions"
-        yield Finding("home", "broken", f"{home}: {error.strerror}", remedy)
+        found = f"{home} can only be read: {error.strerror}" if there == home else f"{home}: {error.strerror}"
+        yield Finding("home", "warning" if there == home else "broken", found, f"to train, {remedy}")
     free = shutil.disk_usage(there).free
     remedy = "" if free >= _ROOM else "checkpoints may not fit; free some space, or choose another disk with --home"
     yield Finding("disk", "ok" if free >= _ROOM else "warning", f"{free / 2**30:.1f} GiB free", remedy)
+
+
+def _private(place: Place) -> Iterator[Finding]:
+    """What of Esper's others may read, or worse: it holds weights and data. What lies in a closed folder is safe."""
+    from esper.nissa.embedded import analytics_url
+    from esper.nissa.warehouse import EMBEDDED
+
+    home = Path(place.home).absolute()
+    places: dict[Path, Sequence[str]] = {home: _OURS}
+    for url, scheme in ((place.log, "sqlite:///"), (analytics_url(home), EMBEDDED)):
+        path = Path(url.removeprefix(scheme)).absolute()
+        if url.startswith(scheme) and path.parent != home:
+            places[path.parent] = (*places.get(path.parent, ()), f"{glob.escape(path.name)}*")
+    clean = True
+    for folder, names in places.items():
+        try:
+            found = list(_exposed(folder, names, itself=folder == home))
+        except OSError as error:
+            found, clean = [], False
+            yield Finding("privacy", "warning", f"{error.filename}: {error.strerror}, so not looked at")
+        if found:
+            clean = False
+            yield _told_of(found)
+    if clean:
+        yield Finding("privacy", "ok", f"nobody but its owner gets at {home}")
+
+
+def _exposed(folder: Path, names: Sequence[str], *, itself: bool) -> Iterator[tuple[Path, int]]:
+    """What others may get at of ``names`` in ``folder``, and the folder ``itself``."""
+    own = next(open_to_others(folder.resolve()), None)
+    if own is None:
+        return
+    if itself:
+        yield folder, own[1]
+    for path in sorted(path for name in names for path in folder.glob(name)):
+        yield from open_to_others(path)
+
+
+def _told_of(found: Sequence[tuple[Path, int]]) -> Finding:
+    named = ", ".join(f"{path} ({mode:04o})" for path, mode in found[:_TOLD])
+    more = f" and {len(found) - _TOLD:,} more" if len(found) > _TOLD else ""
+    outermost = [path for path, _ in found if not any(other in path.parents for other, _ in found)]
+    remedy = f"chmod -R go-rwx {' '.join(shlex.quote(str(path)) for path in outermost)}"
+    return Finding("privacy", "warning", f"others than the owner get at {named}{more}", remedy)
 
 
 def _data(place: Place) -> Iterator[Finding]:
@@ -238,4 +288,4 @@ def _digits() -> object:
     return digits.data_file()
 
 
-_LOOKS = (_python, _torch, _threads, _packages, _sqlite, _adapters, _kafka, _registry, _java, _home, _data)
+_LOOKS = (_python, _torch, _threads, _packages, _sqlite, _adapters, _kafka, _registry, _java, _home, _private, _data)

@@ -63,8 +63,9 @@ def sql(
 
 
 def _answer(place: Place, text: str, parameters: Mapping[str, str], form: str, write: bool) -> bytes:
-    with Embedded(analytics_url(place.home), lambda: existing_log(place)) as database, _ended_by_control_c():
-        return database.answer(text, parameters, form, write=write)
+    url = analytics_url(place.home)
+    with Embedded(url, lambda: existing_log(place), write=write) as database, _ended_by_control_c():
+        return database.answer(text, parameters, form)
 
 
 @contextmanager

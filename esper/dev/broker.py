@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from esper.dev.jars import Jars, java
 from esper.dev.processes import Process, spawn
 from esper.errors import ClusterUnavailable
+from esper.private import make_folder
 
 _LOGGING = """\
 status=error
@@ -77,7 +78,7 @@ def prepare(
     jars: Jars, node: Node, nodes: Sequence[Node], cluster_id: str, folder: Path, more: Mapping[str, str]
 ) -> None:
     """Write the broker's configuration, with ``more`` settings, into ``folder``; format its storage if that is new."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     data = folder / "data"
     (folder / "log4j2.properties").write_text(_LOGGING)
     lines = settings(len(nodes)) | {

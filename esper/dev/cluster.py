@@ -21,6 +21,7 @@ from esper.dev.ports import answers, free_ports, is_free
 from esper.dev.processes import Process, alive, stop
 from esper.errors import ClusterUnavailable, UsageError
 from esper.locks import locked
+from esper.private import make_folder, open_file
 
 REGISTRY = "registry"
 _START = 90.0  # seconds for all to answer; 2 s for a broker and 8 s for the registry are usual
@@ -213,7 +214,7 @@ class Cluster:
 
     def _folder(self, name: str) -> Path:
         folder = self.home / name
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return folder
 
     def _new(self, brokers: int, with_registry: bool) -> _State:
@@ -245,17 +246,18 @@ class Cluster:
             raise ClusterUnavailable(f"{path} is not a cluster's state ({error}); remove {self.home}") from error
 
     def _write(self, state: _State) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
+        make_folder(self.home)
         temporary = self.home / "state.json.new"
-        temporary.write_text(json.dumps(asdict(state), indent=2))
+        with open(open_file(temporary, os.O_WRONLY | os.O_TRUNC), "w") as file:
+            json.dump(asdict(state), file, indent=2)
         os.replace(temporary, self.home / "state.json")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """One command at a time."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        make_folder(self.home)
         until = time.monotonic() + 2 * _START
-        with (self.home / "lock").open("w") as lock:
+        with open(open_file(self.home / "lock", os.O_WRONLY), "w") as lock:
             while not locked(lock.fileno()):
                 if time.monotonic() > until:
                     raise ClusterUnavailable(f"another command is busy with the cluster in {self.home}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from esper.dev.jars import Jars, java
 from esper.dev.processes import Process, spawn
+from esper.private import make_folder
 
 _PATH = "/apis/ccompat/v7"
 
@@ -25,7 +26,7 @@ def environment(brokers: Iterable[str]) -> dict[str, str]:
 
 def start(jars: Jars, folder: Path, *, port: int, brokers: Iterable[str]) -> Process:
     temporary = folder.absolute() / "tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
+    make_folder(temporary)
     command = [
         java(),
         "-Xmx512m",

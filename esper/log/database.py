@@ -17,6 +17,7 @@ import apsw
 
 from esper.errors import LogError
 from esper.log import sums, wal
+from esper.log.inplace import Seen, opened, seen
 from esper.private import make_folder
 
 VERSION = 1
@@ -62,10 +63,8 @@ _REMEDIES: tuple[tuple[type[apsw.Error] | tuple[type[apsw.Error], ...], str], ..
         (apsw.CorruptError, apsw.NotADBError),
         "damaged, or not a log; restore it, or move it away to start anew",
     ),
-    (
-        (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError),
-        "it cannot be opened and written; check path and permissions",
-    ),
+    (apsw.ReadOnlyError, "it can only be read here; copy its folder to where you may write, or mend its permissions"),
+    ((apsw.CantOpenError, apsw.PermissionsError), "it cannot be opened; check path and permissions"),
 )
 
 
@@ -75,6 +74,8 @@ class _Seat:
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     connection: apsw.Connection | None = None
+    seen: Seen | None = None
+    """What the file looked like, where it is read in place."""
 
 
 class Database:
@@ -100,9 +101,16 @@ class Database:
         with seat.lock, _explained(self.path):
             if self._closed:
                 raise LogError(f"{self.path}: the log was closed; open it again")
+            if seat.seen is not None and seat.seen != seen(self.path):
+                _vacate(seat)
             if seat.connection is None:
-                seat.connection = self._connected()
-            yield seat.connection
+                seat.connection, seat.seen = self._connected()
+            try:
+                yield seat.connection
+            finally:
+                if seat.seen is not None and seat.seen.torn(seen(self.path)):
+                    _vacate(seat)
+                    raise LogError(f"{self.path}: somebody wrote to it while it was read, unseen from here; try again")
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
@@ -128,15 +136,15 @@ class Database:
                 with seat.lock:
                     _vacate(seat)
 
-    def _connected(self) -> apsw.Connection:
+    def _connected(self) -> tuple[apsw.Connection, Seen | None]:
         """Another connection to the file of the first one: two threads must not see two files."""
-        connection, found = _connected(self.path, first=self._file is None), self.path.stat()
+        (connection, in_place), found = _connected(self.path, first=self._file is None), self.path.stat()
         file = found.st_dev, found.st_ino
         if self._file not in (None, file):
             connection.close()
             raise LogError(f"{self.path}: another file has taken its place; open the log again")
         self._file = file
-        return connection
+        return connection, in_place
 
     def _seat(self) -> _Seat:
         seat = self._seats.get(threading.get_ident())
@@ -189,7 +197,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, 
 def _vacate(seat: _Seat) -> None:
     if seat.connection is not None:
         seat.connection.close()
-        seat.connection = None
+        seat.connection = seat.seen = None
 
 
 @contextmanager
@@ -205,12 +213,20 @@ def _explained(path: Path) -> Iterator[None]:
         raise LogError(f"{path}: {error}") from error
 
 
-def _connected(path: Path, first: bool) -> apsw.Connection:
-    """A connection to the file; the ``first`` one looks at what others have left in its ``-wal``."""
+def _connected(path: Path, first: bool) -> tuple[apsw.Connection, Seen | None]:
+    """A connection; and what the file looked like, where nothing can be made beside it. The ``first`` one looks at what
+    others have left in ``-wal``."""
     make_folder(path.parent)
     _make_file(path)
     before = wal.claimed(path) if first else None
-    connection = apsw.Connection(str(path))
+    try:
+        return _prepared(apsw.Connection(str(path)), path, first, before), None
+    except (apsw.CantOpenError, apsw.ReadOnlyError):
+        found = seen(path)
+        return _prepared(opened(path, found), path, first, before), found
+
+
+def _prepared(connection: apsw.Connection, path: Path, first: bool, before: wal.Claim | None) -> apsw.Connection:
     try:
         connection.set_busy_timeout(round(PATIENCE * 1000))
         connection.execute("PRAGMA synchronous = FULL")
@@ -282,6 +298,8 @@ def _create(connection: apsw.Connection) -> None:
 
 def _use_wal(connection: apsw.Connection) -> None:
     """Change to write-ahead logging, which SQLite may refuse at once while others open the new file too."""
+    if connection.readonly("main"):
+        raise LogError(f"{connection.filename}: it is empty and can only be read here; name another log")
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

@@ -55,16 +55,17 @@ def dropped(path: Path, before: Claim | None) -> str | None:
         return None
     frames = list(_frames(wal))
     now = claimed(path)  # after the frames: what was committed since is behind them
-    if not frames or now is None:
+    if not frames:
         return None
     if not _is_header(wal):
         return "its header is damaged, so nothing that it holds would count"
-    ours = [frame for frame in frames if frame.salts == wal[16:24] and frame.number > now.end]
+    end = _end(wal, frames) if now is None else now.end  # no index: it is in the reader's memory
+    ours = [frame for frame in frames if frame.salts == wal[16:24] and frame.number > end]
     lost = sum(frame.commits for frame in ours if frame.number < ours[-1].number)
-    if before is not None and before.salts == now.salts and before.end > now.end:
+    if before is not None and before.salts == wal[16:24] and before.end > end:
         lost = max(lost, 1)
     what = f"{lost} committed transactions" if lost > 1 else "a committed transaction"
-    return f"it is damaged behind frame {now.end}, so {what} would not count" if lost else None
+    return f"it is damaged behind frame {end}, so {what} would not count" if lost else None
 
 
 def _frames(wal: bytes) -> Iterator[_Frame]:
@@ -78,12 +79,29 @@ def _frames(wal: bytes) -> Iterator[_Frame]:
 
 def _is_header(wal: bytes) -> bool:
     """Whether the header's checksum is right."""
-    words = struct.unpack(">10I", wal[:40])[:8] if len(wal) >= 40 else ()
-    if len(words) != 8 or words[0] & ~1 != _MAGIC:
-        return False
-    first = second = 0
-    given = struct.unpack(">6I" if words[0] & 1 else "<6I", wal[:24])
-    for one, two in zip(given[::2], given[1::2], strict=True):
+    words = struct.unpack(">8I", wal[:HEADER])
+    return words[0] & ~1 == _MAGIC and _checksum(wal, wal[:24], (0, 0)) == words[6:8]
+
+
+def _end(wal: bytes, frames: list[_Frame]) -> int:
+    """The last frame of the last transaction that counts, by the frames' checksums."""
+    end, size = 0, FRAME + (int.from_bytes(wal[8:12], "big") or 65536)
+    total = struct.unpack(">2I", wal[24:HEADER])
+    for frame in frames:
+        place = HEADER + (frame.number - 1) * size
+        data = wal[place : place + size]
+        total = _checksum(wal, data[:8] + data[FRAME:], total)
+        if frame.salts != wal[16:24] or len(data) != size or total != struct.unpack(">2I", data[16:FRAME]):
+            break
+        end = frame.number if frame.commits else end
+    return end
+
+
+def _checksum(wal: bytes, data: bytes, start: tuple[int, ...]) -> tuple[int, ...]:
+    """SQLite's, over pairs of words whose order of bytes the file's first word says."""
+    first, second = start
+    words = struct.unpack(f"{'>' if wal[3] & 1 else '<'}{len(data) // 4}I", data[: len(data) // 8 * 8])
+    for one, two in zip(words[::2], words[1::2], strict=True):
         first = (first + one + second) & 0xFFFFFFFF
         second = (second + two + first) & 0xFFFFFFFF
-    return (first, second) == words[6:8]
+    return first, second

@@ -3,17 +3,19 @@ for them."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Self
 
 from esper.errors import UsageError
 from esper.nissa.asking import Questions
 from esper.nissa.migrate import migrate
-from esper.nissa.owner import Taken, owning
+from esper.nissa.owner import Taken, Unwritable, owning
 from esper.nissa.server import Answer, ask
 from esper.nissa.sink import Sink
 from esper.nissa.warehouse import EMBEDDED, connect, told
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
     from esper.log.port import Log
+
+logger = logging.getLogger("esper")
 
 
 def analytics_url(home: str | Path) -> str:
@@ -46,46 +50,72 @@ def opened(url: str, socket: str = "", *, tables: bool = True) -> Iterator[Clien
 
 
 class Embedded:
-    """The database at ``url``, caught up with the log, within ``with``."""
+    """The database at ``url``, caught up with the log, within ``with``; questions may change it only with ``write``.
 
-    def __init__(self, url: str, log: Callable[[], Log | None]) -> None:
-        self._url, self._log = url, log
+    Where an embedded one cannot be written it is made anew from the log, in a temporary folder, and says so.
+    """
+
+    def __init__(self, url: str, log: Callable[[], Log | None], *, write: bool = False) -> None:
+        self._url, self._log, self._write = url, log, write
         self._stack = ExitStack()
-        self._questions = Questions(url)
-        self._ask: Answer = self._questions.answer
 
     def __enter__(self) -> Self:
         with self._stack:
             if self._url.startswith(EMBEDDED):
                 self._check_place()
-                try:
-                    client = self._stack.enter_context(opened(self._url))
-                    self._fill(client)
-                except Taken as taken:
-                    if not taken.owner.socket:
-                        raise
-                    self._ask = partial(ask, taken.owner.socket)
+                self._ask = self._filled()
+            else:
+                self._ask = self._questions(self._url)
             self._stack = self._stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._questions.close()
         self._stack.close()
 
-    def answer(self, sql: str, parameters: Mapping[str, str], form: str, *, write: bool = False) -> bytes:
+    def answer(self, sql: str, parameters: Mapping[str, str], form: str) -> bytes:
         """See ``Questions.answer``."""
-        return self._ask(sql, parameters, form, write)
+        return self._ask(sql, parameters, form, self._write)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._url.removeprefix(EMBEDDED))
+
+    def _filled(self) -> Answer:
+        """Open and fill the embedded database, here or elsewhere; returns who answers questions."""
+        try:
+            return self._filled_at(self._url)
+        except Taken as taken:
+            if not taken.owner.socket:
+                raise
+            return partial(ask, taken.owner.socket)
+        except Unwritable:
+            if self._write:
+                raise
+        logger.warning(
+            "%s cannot be written here: the tables are made anew from the log in a temporary folder, for this once; "
+            "ESPER_ANALYTICS=chdb:////FOLDER keeps them",
+            self._folder,
+        )
+        folder = self._stack.enter_context(TemporaryDirectory(prefix="esper-"))
+        return self._filled_at(f"{EMBEDDED}{folder}/clickhouse")
+
+    def _filled_at(self, url: str) -> Answer:
+        self._fill(self._stack.enter_context(opened(url)), url)
+        return self._questions(url)
+
+    def _questions(self, url: str) -> Answer:
+        return self._stack.enter_context(closing(Questions(url))).answer
 
     def _check_place(self) -> None:
         """Raise UsageError where there is nothing to ask about: a question makes no folders."""
-        folder = Path(self._url.removeprefix(EMBEDDED))
+        folder = self._folder
         if folder.exists():
             return
         if (log := self._log()) is None:
             raise UsageError(f"there are no runs in {folder.parent}; name their folder (--home), or their log (--log)")
         log.close()
 
-    def _fill(self, client: Client) -> None:
+    def _fill(self, client: Client, url: str) -> None:
         if (log := self._log()) is not None:
             with closing(log):
-                Sink(client, log, self._url).catch_up()
+                Sink(client, log, url).catch_up()

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from esper.connections import is_loopback
 from esper.errors import UsageError
+from esper.hosts import REFUSED, is_loopback, is_own
 from esper.kasmina.stages import Stage
 from esper.nissa.following import Progress
 from esper.tamiyo.state import RunState
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger("esper")
 Measure = Callable[[], Iterable[Metric]]
 
 
@@ -30,14 +40,17 @@ def serving(address: str | None, measure: Measure) -> Iterator[str]:
     host, port = _parsed(address)
     registry = CollectorRegistry()
     registry.register(_Measured(measure))
+    kind, answer = _Server6 if ":" in host else _Server, _for_its_own(host, make_wsgi_app(registry))
     try:
-        server, thread = start_http_server(port, addr=host, registry=registry)
+        server = make_server(host, port, answer, kind, _Quiet)
     except OSError as error:
         raise UsageError(
             f"--metrics {address}: it cannot be served at ({error.strerror}); name another port"
         ) from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
-        yield f"http://{host}:{server.server_port}/metrics"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
     finally:
         server.shutdown()
         server.server_close()
@@ -97,6 +110,33 @@ def of_sink(progress: Progress, behind: dict[str, int]) -> Iterator[Metric]:
     for topic, offsets in behind.items():
         lag.add_metric([topic], offsets)
     yield lag
+
+
+def _for_its_own(host: str, app: WSGIApplication) -> WSGIApplication:
+    """``app`` for those who call it by a name of its own: see ``esper.hosts``."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if is_own(environ.get("HTTP_HOST"), host):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{REFUSED}\n".encode()]
+
+    return answer
+
+
+class _Server(ThreadingWSGIServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked is gone, or speaks no HTTP: nothing for a trainer's terminal."""
+        logger.debug("a question for measurements could not be read", exc_info=True)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Questions are no news."""
 
 
 class _Measured(Collector):

@@ -7,6 +7,7 @@ process id, command, and the socket on which a process that keeps the database a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -48,18 +49,33 @@ class Taken(AnalyticsError):
         self.owner = owner
 
 
+class Unwritable(AnalyticsError):
+    """The database lies where nothing can be written."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        super().__init__(
+            f"{folder}: it cannot be written here ({error.strerror}); mend its permissions, or name another folder: "
+            "ESPER_ANALYTICS=chdb:////FOLDER"
+        )
+
+
 @contextmanager
 def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Iterator[None]:
     """Have the embedded database in ``folder`` for this process alone.
 
     Raises Taken at once if its owner answers questions on a socket, else when one owner has had it for ``patience``
-    seconds.
+    seconds; and Unwritable.
     """
-    make_folder(folder)
     path = lock_file(folder)
+    try:
+        make_folder(folder)
+        descriptor = open_file(path, os.O_RDWR)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise Unwritable(folder, error) from error
     began, waited_for, deadline = time.monotonic(), -1, 0.0
     backoff = Backoff(LOOK, LOOK)
-    descriptor = open_file(path, os.O_RDWR)
     try:
         while not locked(descriptor):
             owner = _read(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.error
 import urllib.request
 
 import pytest
@@ -11,6 +12,7 @@ from esper.errors import UsageError
 from esper.nissa.following import Progress
 from esper.nissa.metrics import of_run, of_sink, serving
 from esper.tamiyo.state import RunState
+from tests.broken_http import BROKEN, send
 
 
 def read(url: str) -> dict[str, float]:
@@ -74,3 +76,36 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = url.split(":")[2].split("/")[0]
         with pytest.raises(UsageError, match=f"--metrics {port}"), serving(port, lambda: ()):
             pass
+
+
+@pytest.mark.parametrize("named", ["evil.example:9464", "0.0.0.0", ""])
+def test_a_strangers_name_that_leads_here_is_not_answered(named: str) -> None:
+    with (
+        serving("0", lambda: pytest.fail("it was measured")) as url,
+        pytest.raises(urllib.error.HTTPError, match="403") as refused,
+    ):
+        urllib.request.urlopen(urllib.request.Request(url, headers={"Host": named}))
+    with refused.value as answer:
+        assert answer.read().startswith(b"this is not served under that name")
+
+
+@pytest.mark.parametrize("named", ["localhost:9464", "[::1]", "127.0.0.1"])
+def test_any_name_of_loopback_is(named: str) -> None:
+    with (
+        serving("0", lambda: of_run(RunState("run"), 1, 1, 0)) as url,
+        urllib.request.urlopen(urllib.request.Request(url, headers={"Host": named})) as answer,
+    ):
+        assert b"esper_trainer_step 1.0" in answer.read()
+
+
+def test_it_is_served_at_ipv6s_loopback_too() -> None:
+    with serving("::1:0", lambda: of_run(RunState("run"), 7, 1, 0)) as url:
+        assert read(url)["esper_trainer_step"] == 7
+
+
+def test_broken_requests_leave_nothing_on_a_trainers_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving("0", lambda: of_run(RunState("run"), 1, 1, 0)) as url:
+        for request in BROKEN.values():
+            send(int(url.rpartition(":")[2].partition("/")[0]), request)
+        assert read(url)["esper_trainer_step"] == 1
+    assert capfd.readouterr() == ("", "")
