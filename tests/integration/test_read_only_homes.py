@@ -109,6 +109,7 @@ def _read(command: list[str]) -> dict[str, list[Any]]:
     return told
 
 
+@pytest.mark.slow
 def test_every_command_that_reads_says_the_same_where_nothing_can_be_written(
     home: Path, elsewhere: str, tmp_path: Path
 ) -> None:
