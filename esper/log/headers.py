@@ -24,6 +24,8 @@ def unpack(blob: bytes) -> Headers:
     """The headers that ``pack`` made the blob of; raises DecodeError for any other."""
     if not blob:
         return ()
+    if not isinstance(blob, bytes):
+        raise DecodeError("its headers are damaged (they are no bytes)")
     line, _, values = blob.partition(b"\n")
     try:
         names, layout = _layout(line)

@@ -16,6 +16,7 @@ from heapq import merge
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import apsw
@@ -46,6 +47,8 @@ _NEWEST = """
 SELECT offset FROM records WHERE stream = (SELECT id FROM streams WHERE topic = ? AND key = ?)
 AND schema IN (SELECT value FROM json_each(?)) ORDER BY offset DESC LIMIT 1
 """
+_KINDS = frozenset((bytes, epoch, number) for epoch in (int, NoneType) for number in (int, NoneType))
+"""Types of a record's value, epoch and sequence number."""
 _fields = attrgetter(*(field.name for field in fields(Record)))
 _offset = attrgetter("position.offset")
 
@@ -171,14 +174,19 @@ class SqliteLog:
         self, topic: str, partition: int, stream: int, key: str, start: int, end: int, share: int
     ) -> Iterator[Entry]:
         while rows := self._chunk(stream, start, end, share):
-            for offset, schema_id, value, headers, timestamp, epoch, sequence in rows:
+            for row in rows:
+                offset, schema_id, value, headers, timestamp, epoch, sequence = row
                 schema, error = self._schemas.get(schema_id) or self._schema(schema_id)
                 try:
-                    unpacked = unpack(headers)
-                except DecodeError as damage:
-                    unpacked, error = (), str(damage)
+                    unpacked, time_ = unpack(headers), utc(timestamp)
+                    if (type(value), type(epoch), type(sequence)) not in _KINDS:
+                        raise DecodeError("its columns hold other kinds of values than were written")
+                except (DecodeError, TypeError, ValueError, OverflowError, OSError) as damage:
+                    error = f"it is damaged ({damage})"
+                    unpacked, time_, epoch, sequence = (), utc(0), None, None
+                    value = value if isinstance(value, bytes) else b""
                 record = _record(topic, key, schema, value, unpacked, epoch, sequence)
-                yield _entry(_position(topic, partition, offset), utc(timestamp), record, error)
+                yield _entry(_position(topic, partition, offset), time_, record, error)
             start = rows[-1][0]
 
     def _chunk(self, stream: int, start: int, end: int, share: int) -> list[tuple[Any, ...]]:
@@ -189,7 +197,7 @@ class SqliteLog:
             cursor = connection.execute(_SELECT, (stream, start, end, 1 + CHUNK_ROWS // share))
             for row in cursor:
                 rows.append(row)
-                size += len(row[2])
+                size += len(row[2]) if isinstance(row[2], bytes) else 0
                 if size > CHUNK_BYTES // share:
                     break
             cursor.close()

@@ -276,3 +276,19 @@ def test_a_log_that_ends_before_a_checkpoint_of_the_store_is_said_to_be_cut(home
         in found.out
     )
     assert f"taken at event {taken}: the log's end is missing" in found.out
+
+
+@pytest.mark.parametrize("value", ["text", b"bytes", 5, -1, 2**63 - 1, 0.5])
+@pytest.mark.parametrize(
+    "column", ["stream", "schema", "value", "headers", "timestamp", "epoch", "sequence", "key", "topic", "partition"]
+)
+def test_columns_that_hold_any_kind_of_value_are_told_in_words(
+    column: str, value: object, home: Path, command: Esper
+) -> None:
+    if column in ("key", "topic", "partition"):
+        changed(home, f"UPDATE OR REPLACE streams SET {column} = ? WHERE id = 7", value)
+    else:
+        changed(home, f"UPDATE records SET {column} = ? WHERE offset = ?", value, offset_of(home, 5))
+    found = [command(*words) for words in (("runs",), ("verify", "crashed"), ("check",), ("dlq", "list"))]
+    assert all("error in Esper" not in each.err for each in found), found
+    assert found[2].code == 1
