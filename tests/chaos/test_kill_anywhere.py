@@ -14,6 +14,7 @@ import pytest
 from esper.errors import DataUnavailable
 from esper.tasks.fashion_mnist import folder
 from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, rerun
+from tests.programs.moons import EPOCHS
 from tests.runlog import events, history, log_url
 
 pytestmark = pytest.mark.chaos
@@ -28,13 +29,13 @@ def chance(round_: int) -> random.Random:
 
 
 def kill_again_and_again(
-    moments: random.Random, home: Path, run_id: str, length: int, start: Callable[[bool], Trainer]
+    moments: random.Random, home: Path, run_id: str, length: int, start: Callable[[bool], Trainer], most: int = KILLS
 ) -> int:
     """Kill at random places of the log, and in between while a trainer starts or replays; then let it end.
 
     ``start(begun)`` starts or resumes; the whole run has ``length`` events. Returns how often it was killed.
     """
-    kills = KILLS if log_url(home).startswith("sqlite") else KILLS // 2  # a trainer on Kafka takes longer to begin
+    kills = most if log_url(home).startswith("sqlite") else most // 2  # a trainer on Kafka takes longer to begin
     places: list[int | None] = [*sorted(moments.sample(range(1, length * 17 // 20), kills * 2 // 3))]
     while len(places) < kills:
         places.insert(moments.randrange(len(places)), None)
@@ -124,3 +125,17 @@ def test_a_built_in_task_killed_at_random_moments_ends_as_if_it_never_was(
     expected = events(whole, "run")
     kill_again_and_again(chance(0), torn, "run", len(expected), start)
     assert history(torn, "run") == history(whole, "run")
+
+
+def test_a_program_with_workers_that_is_killed_twenty_times_leaves_the_files_that_live_events_name(
+    zygote: Zygote, whole_history: list[tuple[str, Any]], whole_length: int, tmp_path: Path
+) -> None:
+    home = tmp_path / "workers"
+    home.mkdir()
+
+    def start(begun: bool) -> Trainer:
+        arguments = ["resume" if begun else "start", str(home), "torn", EPOCHS, [], [0, 0], 2]
+        return zygote.start("moons", arguments, home / "output")
+
+    assert kill_again_and_again(chance(9), home, "torn", whole_length, start, most=20) == 20
+    assert history(home, "torn") == whole_history

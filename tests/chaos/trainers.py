@@ -12,8 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from esper.artifacts import open_store
 from esper.errors import LogError
 from esper.events.runs import CheckpointCommitted, CheckpointRetired, RunResumed
+from esper.integrity import check
 from esper.log import open_log
 from esper.log.port import RUNS, Position
 from tests.runlog import events, log_url
@@ -137,11 +139,16 @@ def rerun(home: Path, run_id: str) -> int:
 
 
 def assert_whole(home: Path, run_id: str) -> None:
-    """No id twice on the log, and every file of a checkpoint that was not retired is there."""
+    """No id twice on the log; the files of the checkpoints that were not retired are there, whole, and no others."""
     ids = raw_ids(home, run_id)
     assert len(ids) == len(set(ids))
-    assert manifests(home, run_id) >= committed(home, run_id)
-    assert chunks(home, run_id) >= needed_chunks(home, run_id)
+    assert manifests(home, run_id) == committed(home, run_id)
+    assert chunks(home, run_id) == needed_chunks(home, run_id)
+    log = open_log(log_url(home))
+    report = check(log, open_store(f"file:///{home / 'artifacts'}"), run_id)
+    log.close()
+    assert report.findings == []
+    assert report.left_over == {}
 
 
 def committed(home: Path, run_id: str) -> set[str]:

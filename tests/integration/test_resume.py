@@ -222,16 +222,20 @@ def test_recovery_takes_the_checkpoint_before_a_damaged_one_and_says_so(
     assert history(tmp_path, "torn") == whole
 
 
-@pytest.mark.parametrize("model", [host, partly_frozen])
-@pytest.mark.parametrize("harm", [damage, os.unlink], ids=["damaged", "missing"])
-def test_no_file_is_needed_by_every_checkpoint(
-    tmp_path: Path, harm: Callable[[Path], None], model: Callable[[], nn.Module]
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(("model", "step"), [*((host, step) for step in (13, 21, 29, 35, 43)), (partly_frozen, 35)])
+@pytest.mark.parametrize("harm", [damage, truncate, os.unlink], ids=["damaged", "truncated", "missing"])
+def test_no_file_is_needed_by_every_checkpoint_whatever_stage_a_seed_is_in(
+    tmp_path: Path, harm: Callable[[Path], None], model: Callable[[], nn.Module], step: int
 ) -> None:
     loop = Loop(tmp_path / "home", model=model, epochs=6)
     whole = loop.whole()
     loop.begin("torn")
-    loop.go(until=35)
-    files = chunk_files(tmp_path / "home", "torn")
+    loop.go(until=step)
+    files = [*chunk_files(tmp_path / "home", "torn"), *(tmp_path / "home" / "artifacts" / "kernels").iterdir()]
     assert len(files) > 6
     for number, path in enumerate(files):
         copy = tmp_path / str(number)

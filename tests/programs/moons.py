@@ -39,12 +39,12 @@ def build() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     return model, optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=1000)
 
 
-def data() -> tuple[DataLoader[Any], DataLoader[Any]]:
+def data(workers: int = 0) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """60 batches an epoch, and the gate's."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(4400, 8, generator=generator)
     y = (x[:, 0] * x[:, 1] + 0.5 * x[:, 2] > 0).long()
-    shuffled = DataLoader(TensorDataset(x[:2400], y[:2400]), batch_size=40, shuffle=True)
+    shuffled = DataLoader(TensorDataset(x[:2400], y[:2400]), batch_size=40, shuffle=True, num_workers=workers)
     return shuffled, DataLoader(TensorDataset(x[2400:], y[2400:]), batch_size=400)
 
 
@@ -54,12 +54,18 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def main(
-    mode: str, home: str, run_id: str, epochs: int = EPOCHS, nan: Sequence[int] = (), sleep: tuple[int, float] = (0, 0)
+    mode: str,
+    home: str,
+    run_id: str,
+    epochs: int = EPOCHS,
+    nan: Sequence[int] = (),
+    sleep: tuple[int, float] = (0, 0),
+    workers: int = 0,
 ) -> None:
     """Train. The batches of the steps ``nan`` hold NaN; ``sleep`` (step, seconds) makes one step long."""
     torch.set_num_threads(1)
     model, optimizer, scheduler = build()
-    loader, gate = data()
+    loader, gate = data(workers)
     arguments: dict[str, Any] = {"gate_data": gate, "state": {"scheduler": scheduler}, "clip_norm": 1.0, "home": home}
     if mode == "start":
         run = esper.start(model, optimizer, loss, run_id=run_id, settings=SETTINGS, **arguments)
