@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from esper.artifacts.port import ArtifactStore, Stored
-from esper.errors import CorruptArtifact, EsperError
+from esper.errors import CorruptArtifact, DecodeError, EsperError
 from esper.events.assets import KernelCompiled
 from esper.events.runs import CheckpointCommitted
 from esper.kasmina.stages import IllegalMove, Stage
 from esper.log.exclusions import run_events
 from esper.log.integrity import Checked, Finding, check_log
-from esper.log.port import ASSETS, Log
+from esper.log.port import ASSETS, Entry, Log
 from esper.log.records import event_of
 from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import newest_usable
@@ -44,15 +44,23 @@ def check(log: Log, store: ArtifactStore, run_id: str | None = None) -> Report:
     report = Report(check_log(log, run_id))
     compiled = _compiled(log)
     named: set[str] = set()
-    for name in sorted(report.log.orders):
-        named |= _Run(report, store, log, name, compiled).check()
+    for name in sorted(report.log.orders.keys() - report.log.stopped):
+        try:
+            state = fold(RunState(name), (event for _, event in run_events(log, name, unreadable=_told)))
+        except (EsperError, IllegalMove, ValueError, LookupError, TypeError) as error:
+            report.log.stopped.add(name)
+            report.log.find(name, "its events", f"they do not make a run ({error}); `esper verify {name}` says where")
+            continue
+        named |= _Run(report, store, state, compiled).check()
     in_store = {key.split("/")[1] for key in store.keys("runs/")}
     report.strangers = [] if run_id is not None else sorted(in_store - report.log.orders.keys())
-    for name in sorted(in_store & report.log.orders.keys()):
+    for name in sorted(in_store & report.log.orders.keys() - report.log.stopped):
         left = [each for each in store.stored(f"runs/{name}/") if each.key not in named]
-        if left:
+        if left and not _is_ahead(report, store, name, left):
             report.left_over[name] = left
-            _compare_ends(report, store, name, left)
+    for name in sorted(report.log.stopped):
+        what = "which files the run needs is not known where its log cannot be read, so they were not looked at"
+        report.log.find(name, f"runs/{name}", what)
     return report
 
 
@@ -91,11 +99,10 @@ def _compiled(log: Log) -> set[str]:
 class _Run:
     """The files of one run. A file that several checkpoints name is looked at once."""
 
-    def __init__(self, report: Report, store: ArtifactStore, log: Log, run_id: str, compiled: set[str]) -> None:
-        self._report, self._store, self._compiled = report, store, compiled
-        self._run_id, self._folder = run_id, f"runs/{run_id}"
+    def __init__(self, report: Report, store: ArtifactStore, state: RunState, compiled: set[str]) -> None:
+        self._report, self._store, self._state, self._compiled = report, store, state, compiled
+        self._run_id, self._folder = state.run_id, f"runs/{state.run_id}"
         self._damage: dict[str, str | None] = {}  # by key, what is wrong with the file
-        self._state = _state(log, run_id)
 
     def check(self) -> set[str]:
         """Find what is damaged; returns the keys that the run names."""
@@ -172,19 +179,12 @@ class _Run:
         return self._damage[key]
 
 
-def _state(log: Log, run_id: str) -> RunState:
-    """The run as far as it can be read: what is in its way was found before."""
-    state = RunState(run_id)
-    try:
-        for _, event in run_events(log, run_id, unreadable=lambda entry, error: None):
-            state = fold(state, (event,))
-    except (EsperError, IllegalMove, ValueError):
-        pass
-    return state
+def _told(entry: Entry, error: DecodeError) -> None:
+    """What is none of the run's events was found before."""
 
 
-def _compare_ends(report: Report, store: ArtifactStore, run_id: str, left: list[Stored]) -> None:
-    """Find checkpoints that nothing names because the log ends before them."""
+def _is_ahead(report: Report, store: ArtifactStore, run_id: str, left: list[Stored]) -> bool:
+    """Whether there are checkpoints that nothing names because the log ends before them: then nothing is left over."""
     end = report.log.orders[run_id].mark.sequence
     for each in left:
         if "/manifests/" not in each.key:
@@ -201,3 +201,5 @@ def _compare_ends(report: Report, store: ArtifactStore, run_id: str, left: list[
                 f"taken at event {sequence}: the log's end is missing, as in a backup; restore a newer copy of the log"
             )
             report.log.find(run_id, each.key, what)
+            return True
+    return False

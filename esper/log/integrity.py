@@ -34,15 +34,16 @@ class Finding:
 
 @dataclass(slots=True)
 class Checked:
-    """What was looked at; ``orders`` are the runs as far as they can be read."""
+    """What was looked at; ``orders`` are the runs as far as they can be read, ``stopped`` those not read to the end."""
 
     records: int = 0
     unsummed: int = 0
     orders: dict[str, Order] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
 
     def find(self, run_id: str | None, place: object, what: str) -> None:
-        self.findings.append(Finding(run_id, str(place), what))
+        self.findings.append(Finding(run_id, str(place), what.removeprefix(f"run {run_id}: ")))
 
 
 def check_log(log: Log, run_id: str | None) -> Checked:
@@ -95,17 +96,16 @@ def _expected(entry: Entry, event: Event) -> dict[str, bytes]:
 def _check_runs(log: Log, run_id: str | None, out: Any, found: Checked) -> None:
     """Whether each run can be read to its end, and what is none of its events."""
     passed: list[Passed] = []
-    stopped: set[str] = set()
     for entry in log.read(RUNS, key=run_id):
         key = entry.record.key
         if key not in found.orders:
             found.orders[key] = Order(excluded=out, unreadable=noting(passed))
-        if key in stopped:
+        if key in found.stopped:
             continue
         try:
             found.orders[key].take(entry)
         except Disordered as error:
-            stopped.add(key)
+            found.stopped.add(key)
             _stop(error, entry, found)
         for each in passed:
             found.find(key, each.position, str(each))
@@ -114,6 +114,7 @@ def _check_runs(log: Log, run_id: str | None, out: Any, found: Checked) -> None:
         try:
             order.end()
         except LogError as error:
+            found.stopped.add(key)
             found.find(key, "its end", str(error))
 
 

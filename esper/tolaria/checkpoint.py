@@ -34,7 +34,7 @@ LARGE = 64 * 2**10
 
 
 def nothing() -> None:
-    """No fold is at hand."""
+    """No fold is at hand, and the log has all that the checkpoint includes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Snapshot:
     """A copy of the state at one moment, ready to be written by another thread.
 
     ``cursor`` is what a resume needs besides the state: where in the data, with which generators. ``folded`` is the run
-    up to its event ``sequence``, if that is at hand by then: asking may wait a little.
+    up to its event ``sequence``, if that is at hand; asking waits until the log has that event, or raises LogError.
     """
 
     step: int
@@ -186,6 +186,18 @@ class Checkpoints:
         for file in sorted(gone):
             self._store.delete(file)
         self._store.delete(self._manifest_key(manifest))
+
+    def ahead(self, end: int) -> tuple[int, int] | None:
+        """The step and the sequence number of a checkpoint that includes more events than ``end``; None if there is
+        none. No manifest is written before the log has what it includes, so a log that ends before has lost its end."""
+        for key in self._store.keys(f"{self._folder}/manifests/"):
+            try:
+                raw = self._manifest(key.rpartition("/")[2].removesuffix(".json"))
+            except CorruptArtifact:
+                continue  # left half written, or damaged
+            if raw["sequence"] > end:
+                return raw["step"], raw["sequence"]
+        return None
 
     def clean(self) -> None:
         """Delete the run's files that no checkpoint refers to, of those that were adopted or written: what was left by

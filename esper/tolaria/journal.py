@@ -32,7 +32,6 @@ from esper.tamiyo.state import RunState
 from esper.tolaria.reopening import NOTE, WRITER, Writers, renumbered
 
 logger = logging.getLogger("esper")
-SETTLING = 5.0  # seconds that a fold waits for the commit of its last event; it is a help that nothing depends on
 CLOSING = 5.0  # seconds that a closing journal gives its last transactions
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to append
 FINAL = (Fenced, LogRefused, SequenceGap, SequenceConflict, RecordTooLarge)  # trying again cannot help
@@ -142,17 +141,18 @@ class Journal:
         return self._state
 
     def folded(self) -> Callable[[], Folded | None]:
-        """What gives the present state and the link behind its last event, once that is committed: it waits a little.
-        It gives None where that event has moved up by then, or is not of this journal."""
+        """What gives the present state and the link behind its last event, once that is committed: it waits for that.
+        It gives None where that event has moved up by then, or is not of this journal, and raises LogError where it was
+        never committed."""
         state, newest = self.state, self._newest
 
         def settled() -> Folded | None:
             if newest is None:
                 return None
             try:
-                tail = newest.result(timeout=SETTLING)
-            except (TimeoutError, CancelledError):
-                return None
+                tail = newest.result(timeout=self._settings.patience)
+            except (TimeoutError, CancelledError) as error:
+                raise self._silence() from error
             if tail.link is None or (tail.epoch, tail.sequence) != (state.writer_epoch, state.sequence):
                 return None
             return Folded(state, tail.link.hex())

@@ -22,6 +22,7 @@ from esper.errors import (
     RunExists,
     RunNotFound,
     RunUnusable,
+    SequenceGap,
     UsageError,
 )
 from esper.events.codec import canonical_json
@@ -44,7 +45,7 @@ from esper.tamiyo.rules.decider import RULES, check_rules
 from esper.tamiyo.state import RunState, settings_of
 from esper.tolaria.archive import Archive
 from esper.tolaria.bench import Bench, bench_for
-from esper.tolaria.checkpoint import Loaded, snapshot
+from esper.tolaria.checkpoint import Checkpoints, Loaded, snapshot
 from esper.tolaria.digest import STATE_DIGESTS, check_algorithm, digest_tree
 from esper.tolaria.environment import environment
 from esper.tolaria.history import History, further, recent, whole
@@ -184,6 +185,7 @@ def resume(
             return Run(run_id, None, before, ExitStack())
         if before.status in ("failed", "cancelled"):
             raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
+        _check_not_ahead(bench, before)
         check_rules(before)
         check_algorithm(before)
         newest(settings_of(before).policy.name)  # is there, before a trainer that has it is fenced
@@ -280,6 +282,19 @@ def _take_up(
     trainer.keeper.remove([each.manifest for each in corrupt])
     archive.clean()  # nobody else writes there any more: the run is this trainer's
     return trainer, known.first
+
+
+def _check_not_ahead(bench: Bench, state: RunState) -> None:
+    """Raise SequenceGap where the store is newer than the log, as after a backup of the log alone was restored: going
+    on would make another history, and delete the files of the one that was."""
+    found = Checkpoints(bench.store, bench.run_id).ahead(state.sequence)
+    if found is not None:
+        step, sequence = found
+        raise SequenceGap(
+            f"run {bench.run_id}: the log ends at event {state.sequence}, but {bench.store.url} holds its checkpoint of "
+            f"step {step}, which was taken at event {sequence}; restore a newer copy of the log, or put back the "
+            f"folder runs/{bench.run_id} that was copied with this log"
+        )
 
 
 def _newest(archive: Archive, state: RunState) -> tuple[Loaded, list[CheckpointCommitted]]:

@@ -15,6 +15,7 @@ import pytest
 
 import esper
 from esper.artifacts import open_store
+from esper.errors import SequenceGap
 from esper.integrity import check
 from esper.log import open_log
 from esper.log.port import RUNS
@@ -292,3 +293,31 @@ def test_columns_that_hold_any_kind_of_value_are_told_in_words(
     found = [command(*words) for words in (("runs",), ("verify", "crashed"), ("check",), ("dlq", "list"))]
     assert all("error in Esper" not in each.err for each in found), found
     assert found[2].code == 1
+
+
+def test_nothing_is_left_over_of_a_run_whose_log_cannot_be_read_or_has_lost_its_end(home: Path, command: Esper) -> None:
+    for path in (home / "artifacts/runs/crashed").rglob("*"):
+        os.utime(path, (time.time() - 7200,) * 2)
+    before = sorted((home / "artifacts").rglob("*"))
+    shutil.copy(home / "log.db", home / "kept.db")
+    flip(home, "value", 12)
+    found = command("check", "--repair")
+    assert "run crashed: runs/crashed: which files the run needs is not known" in found.out
+    assert "is lost" not in found.out
+    shutil.copy(home / "kept.db", home / "log.db")
+    changed(home, "DELETE FROM records WHERE offset >= ?", offset_of(home, -12))
+    changed(home, "UPDATE writers SET sequence = (SELECT max(sequence) FROM records WHERE epoch = 1 AND stream = 7)")
+    assert command("check", "--repair").code == 1
+    assert [path for path in before if not path.exists()] == []
+
+
+def test_a_resume_refuses_a_log_that_is_older_than_the_store_and_changes_nothing(home: Path) -> None:
+    files_before = sorted((home / "artifacts").rglob("*"))
+    taken = json.loads(manifest(home, steps(home)[-1]).read_bytes())["sequence"]
+    cut = offset_of(home, taken - 3)
+    changed(home, "DELETE FROM sums WHERE offset >= ?", cut)
+    changed(home, "DELETE FROM records WHERE offset >= ?", cut)
+    loop = Loop(home, epochs=6)
+    with pytest.raises(SequenceGap, match=rf"the log ends at event {taken - 3}, .* taken at event {taken}; restore"):
+        loop.resume("crashed")
+    assert [path for path in files_before if not path.exists()] == []

@@ -15,6 +15,7 @@ from esper.cli.main import main
 from esper.events import signals
 from esper.events.schemas import schema_from_json, schema_of
 from esper.log import open_log
+from esper.log.chain import chained, digest, first_link
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
 from esper.log.port import RUNS
@@ -22,6 +23,7 @@ from esper.log.records import asset_record, signal_record
 from esper.tamiyo.view import LARGEST
 from esper.urza import register
 from tests.brokers import new_log
+from tests.forging import forged, is_foreign, plant
 from tests.integration.command import Result, wait_until
 from tests.workers import Worker, changelog, digests, free_port, made_run, records, write_run, write_run_on
 
@@ -224,6 +226,35 @@ def test_blueprints_and_alerts_have_views(url, worker, log):
     wait_until(lambda: wanted <= {key for key, _ in changelog(url, "assets")}, "the blueprints", 20)
     keys = [key for key, _ in changelog(url, "assets")]
     assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize(("kind", "epoch"), [("RunFailed", "2^40"), ("RunFailed", "this epoch")])
+def test_the_view_of_a_forged_run_says_so_and_goes_on_once_an_operator_has_taken_it_out(
+    url, worker, log, esper, kind, epoch
+):
+    run_id, events = f"forged-{epoch.split()[0].replace('^', '')}", made_run(4)
+    made = chained(records(run_id, events), first_link(run_id))[0]
+    writer = log.open_writer(run_id)
+    writer.append(made[:6])
+    worker.await_run(run_id, 6)
+    position = plant(log, forged(log, run_id, kind, epoch))
+    for record in made[6:]:
+        while writer.epoch < (record.epoch or 0):
+            writer = log.open_writer(run_id)
+        writer.append([record])
+    if is_foreign(kind, epoch):
+        assert worker.await_run(run_id, len(events))["state"]["quarantine"] is None
+        wait_until(lambda: str(position) in esper("dlq", "list").out, "the dead letter")
+    else:
+        told = worker.await_quarantine(run_id)["state"]["quarantine"]
+        assert (told["kind"], str(position) in told["error"]) == ("wrong", True)
+    assert esper("views", "verify").code == 1
+    assert esper("dlq", "exclude", position, "--why", "forged").code == 0
+    head = worker.await_run(run_id, len(events))
+    assert head["digest"] == digests(run_id, events)[len(events)]
+    assert dict(changelog(url))[run_id]["link"] == digest(made[-1]).hex()
+    assert head["state"]["quarantine"] is None
+    assert run_id not in esper("views", "verify").err
 
 
 def test_live_views_agree_with_a_fresh_fold_and_one_that_does_not_is_named(url, worker, log, esper):
