@@ -291,7 +291,7 @@ def _check_not_ahead(bench: Bench, state: RunState) -> None:
     if found is not None:
         step, sequence = found
         raise SequenceGap(
-            f"run {bench.run_id}: the log ends at event {state.sequence}, but {bench.store.url} holds its checkpoint of "
+            f"run {bench.run_id}: the log ends at event {state.sequence}, but {bench.store.url} holds a checkpoint of "
             f"step {step}, which was taken at event {sequence}; restore a newer copy of the log, or put back the "
             f"folder runs/{bench.run_id} that was copied with this log"
         )
