@@ -22,6 +22,7 @@ from esper.log import open_log
 from esper.log.port import RUNS
 from esper.nissa.asking import Questions
 from esper.nissa.server import ask
+from tests.forging import forged, plant
 from tests.stories import Story
 from tests.warehouse import Database
 
@@ -336,6 +337,39 @@ def test_check_and_rebuild_mend_a_database(home: Path) -> None:
     assert [each["table"] for each in json.loads(wrong.stdout)["tables"] if not each["agree"]] == ["boundaries"]
     assert json.loads(esper(home, "analytics", "rebuild", "--json").stdout)["records"] == 4
     assert esper(home, "analytics", "check").returncode == 0
+
+
+def answered(home: Path, query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(esper(home, "sql", query, "--json").stdout)["data"]
+    return found
+
+
+def test_a_forged_end_of_a_run_is_told_and_gone_after_its_exclusion_and_a_rebuild(home: Path) -> None:
+    ended = "SELECT toUInt8(count()) AS n FROM run_ends"
+    log = open_log(f"sqlite:///{home / 'log.db'}")
+    position = plant(log, forged(log, "run", "RunCompleted", "the next"))
+    log.close()
+    assert answered(home, ended) == [{"n": 1}]
+    told = esper(home, "analytics", "check", "--json")
+    assert told.returncode == 1
+    assert str(position) in json.loads(told.stdout)["untaken"][0]
+    assert esper(home, "dlq", "exclude", str(position), "--why", "forged").returncode == 0
+    wrong = json.loads(esper(home, "analytics", "check", "--json").stdout)
+    assert "run_ends" in [each["table"] for each in wrong["tables"] if not each["agree"]]
+    assert esper(home, "analytics", "rebuild").returncode == 0
+    assert esper(home, "analytics", "check").returncode == 0
+    assert answered(home, ended) == [{"n": 0}]
+
+
+def test_the_chain_is_a_column_that_the_check_compares(home: Path) -> None:
+    log = open_log(f"sqlite:///{home / 'log.db'}")
+    plant(log, forged(log, "run", "RunResumed", "the next"))
+    log.close()
+    assert esper(home, "analytics", "check").returncode == 0
+    assert len(answered(home, "SELECT link FROM events WHERE link != ''")) == 1
+    esper(home, "sql", "ALTER TABLE events UPDATE link = 'another' WHERE link != ''", "--write")
+    wrong = json.loads(esper(home, "analytics", "check", "--json").stdout)
+    assert [each["table"] for each in wrong["tables"] if not each["agree"]] == ["events"]
 
 
 def test_a_log_that_took_another_ones_place_is_told_by_whoever_fills_the_database(home: Path) -> None:
