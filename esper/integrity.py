@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from esper.artifacts.port import ArtifactStore, Stored
@@ -19,13 +20,14 @@ from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import newest_usable
 from esper.tamiyo.state import ENDED, RunState
 
+KERNELS = "kernels"
 GRACE = 3600.0
 """Seconds for which a file that nothing names may be one that is just being written."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at and found; ``left_over`` are files that nothing names, by run."""
+    """What was looked at and found; ``left_over`` are files that nothing names, by the folder of a run or KERNELS."""
 
     log: Checked
     files: int = 0
@@ -53,53 +55,61 @@ def check(log: Log, store: ArtifactStore, run_id: str | None = None) -> Report:
             continue
         named |= _Run(report, store, state, compiled).check()
     in_store = {key.split("/")[1] for key in store.keys("runs/")}
-    report.strangers = [] if run_id is not None else sorted(in_store - report.log.orders.keys())
     for name in sorted(in_store & report.log.orders.keys() - report.log.stopped):
         left = [each for each in store.stored(f"runs/{name}/") if each.key not in named]
         if left and not _is_ahead(report, store, name, left):
-            report.left_over[name] = left
+            report.left_over[f"runs/{name}"] = left
+    if run_id is None:
+        report.strangers = sorted(in_store - report.log.orders.keys())
+        known = named | {f"{KERNELS}/{kernel}" for kernel in compiled}
+        spare = [each for each in store.stored(f"{KERNELS}/") if each.key not in known]
+        if spare and not report.strangers and not report.log.stopped:  # whose kernels they may be
+            report.left_over[KERNELS] = spare
     for name in sorted(report.log.stopped):
         what = "which files the run needs is not known where its log cannot be read, so they were not looked at"
         report.log.find(name, f"runs/{name}", what)
     return report
 
 
-def repair(report: Report, store: ArtifactStore) -> Iterator[str]:
+def repair(report: Report, log: Log, store: ArtifactStore) -> Iterator[str]:
     """Remove what is left over and older than GRACE, but of runs that have a trainer; says what was done."""
-    for run_id, left in report.left_over.items():
-        old = [each for each in left if each.age > GRACE]
-        with store.alone(f"runs/{run_id}") as free:
-            if not free:
-                yield f"run {run_id}: a trainer has it, and nothing of it was removed; repair it when that has ended"
+    for folder in report.left_over:
+        runs = [folder] if folder != KERNELS else [f"runs/{name}" for name in report.log.orders]
+        with ExitStack() as held:
+            if not all(held.enter_context(store.alone(run)) for run in runs):
+                yield f"{folder}: a trainer has it, and nothing there was removed; repair it when that has ended"
                 continue
+            # Looked at again: a trainer may have come and gone since, and have written the very files anew.
+            left = check(log, store, None if folder == KERNELS else folder.partition("/")[2]).left_over.get(folder, [])
+            old = [each for each in left if each.age > GRACE]
             for each in old:
                 store.delete(each.key)
         if old:
-            yield f"run {run_id}: {len(old)} files removed, {sum(each.size for each in old):,} bytes"
+            yield f"{folder}: {len(old)} files removed, {sum(each.size for each in old):,} bytes"
         if len(old) < len(left):
-            yield f"run {run_id}: {len(left) - len(old)} files are younger than an hour and stay"
+            yield f"{folder}: {len(left) - len(old)} files are younger than an hour and stay"
     swept = store.sweep(GRACE)
     if swept:
         yield f"half-written files removed, {swept:,} bytes"
 
 
-def _compiled(log: Log) -> set[str]:
-    """The kernels that can be compiled again from what the log says of them."""
-    found = set()
+def _compiled(log: Log) -> dict[str, bool]:
+    """The kernels that the log tells of, and whether they can be compiled again from that."""
+    found: dict[str, bool] = {}
     for entry in log.read(ASSETS):
         try:
             content = event_of(entry).content
         except EsperError:
             continue
-        if isinstance(content, KernelCompiled) and content.geometry is not None:
-            found.add(content.kernel)
+        if isinstance(content, KernelCompiled):
+            found[content.kernel] = found.get(content.kernel, False) or content.geometry is not None
     return found
 
 
 class _Run:
     """The files of one run. A file that several checkpoints name is looked at once."""
 
-    def __init__(self, report: Report, store: ArtifactStore, state: RunState, compiled: set[str]) -> None:
+    def __init__(self, report: Report, store: ArtifactStore, state: RunState, compiled: dict[str, bool]) -> None:
         self._report, self._store, self._state, self._compiled = report, store, state, compiled
         self._run_id, self._folder = state.run_id, f"runs/{state.run_id}"
         self._damage: dict[str, str | None] = {}  # by key, what is wrong with the file
@@ -155,15 +165,15 @@ class _Run:
             self._report.log.find(self._run_id, self._folder, what)
 
     def _check_kernel(self, kernel: str, seed: str) -> None:
-        told = self._look(f"kernels/{kernel}", kernel)
+        told = self._look(f"{KERNELS}/{kernel}", kernel)
         if told is None:
             return
         again = "it will be compiled again from what the log says of it"
         never = (
             "the log does not say how it was compiled, so the run can neither be loaded nor resumed; restore the file"
         )
-        what = f"the kernel of seed {seed} is lost: {told}; {again if kernel in self._compiled else never}"
-        self._report.log.find(self._run_id, "kernels", what)
+        what = f"the kernel of seed {seed} is lost: {told}; {again if self._compiled.get(kernel) else never}"
+        self._report.log.find(self._run_id, KERNELS, what)
 
     def _look(self, key: str, sha256: str) -> str | None:
         """What is wrong with a file."""

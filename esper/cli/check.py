@@ -31,9 +31,9 @@ def check(place: Place, run_id: str | None, mend: bool) -> int:
         raise UsageError(f"there is no log {place.log}; name it with --log or --home {Path(place.home)}")
     store = open_store(f"file:///{(Path(place.home) / 'artifacts').absolute()}")
     report = look(log, store, run_id)
-    done = list(repair(report, store)) if mend else []
+    done = list(repair(report, log, store)) if mend else []
     if place.json:
-        left = {run: sum(each.size for each in files) for run, files in report.left_over.items()}
+        left = {folder: sum(each.size for each in files) for folder, files in report.left_over.items()}
         findings = [asdict(each) for each in report.findings]
         print_json({"ok": not findings, "findings": findings, "left_over": left, "repaired": done, **_counts(report)})
     else:
@@ -45,9 +45,9 @@ def check(place: Place, run_id: str | None, mend: bool) -> int:
 
 
 def _tell_left(report: Report, done: list[str]) -> None:
-    for run_id, files in [] if done else report.left_over.items():
+    for folder, files in [] if done else report.left_over.items():
         size = sum(each.size for each in files)
-        click.echo(f"run {run_id}: {len(files)} files that nothing names, {size:,} bytes; --repair removes old ones")
+        click.echo(f"{folder}: {len(files)} files that nothing names, {size:,} bytes; --repair removes old ones")
     for line in done:
         click.echo(line)
     if report.strangers:

@@ -232,13 +232,13 @@ def test_files_that_nothing_names_are_removed_by_repair_once_they_are_old(home: 
     before = {path for path in (home / "artifacts").rglob("*") if path.is_file() and path.name != ".writers"}
     found = command("check")
     assert found.code == 0
-    assert "run crashed: 2 files that nothing names, 10 bytes; --repair removes old ones" in found.out
+    assert "runs/crashed: 2 files that nothing names, 10 bytes; --repair removes old ones" in found.out
     assert "files of 1 runs that are not on this log were left alone" in found.out
     assert all(path.exists() for path in before)
     found = command("check", "--repair")
     assert found.code == 0
-    assert "run crashed: 1 files removed, 5 bytes" in found.out
-    assert "run crashed: 1 files are younger than an hour and stay" in found.out
+    assert "runs/crashed: 1 files removed, 5 bytes" in found.out
+    assert "runs/crashed: 1 files are younger than an hour and stay" in found.out
     after = {path for path in (home / "artifacts").rglob("*") if path.is_file() and path.name != ".writers"}
     assert before - after == {old, half}
 
@@ -251,10 +251,10 @@ def test_nothing_is_repaired_of_a_run_that_has_a_trainer(home: Path, command: Es
     old.write_bytes(b"12345")
     os.utime(old, (time.time() - 7200,) * 2)
     found = command("check", "--repair")
-    assert "run crashed: a trainer has it, and nothing of it was removed" in found.out
+    assert "runs/crashed: a trainer has it, and nothing there was removed" in found.out
     assert old.exists()
     loop.crash()
-    assert "run crashed: 1 files removed" in command("check", "--repair").out
+    assert "runs/crashed: 1 files removed" in command("check", "--repair").out
 
 
 def test_what_a_killed_trainer_left_is_gone_after_the_next_resume(home: Path, command: Esper) -> None:
@@ -321,3 +321,20 @@ def test_a_resume_refuses_a_log_that_is_older_than_the_store_and_changes_nothing
     with pytest.raises(SequenceGap, match=rf"the log ends at event {taken - 3}, .* taken at event {taken}; restore"):
         loop.resume("crashed")
     assert [path for path in files_before if not path.exists()] == []
+
+
+def test_a_kernel_that_nothing_names_is_left_over_unless_another_logs_runs_are_in_the_store(
+    home: Path, command: Esper
+) -> None:
+    spare = home / "artifacts/kernels" / ("ab" * 32)
+    spare.write_bytes(b"12345")
+    os.utime(spare, (time.time() - 7200,) * 2)
+    assert "kernels: 1 files that nothing names, 5 bytes" in command("check").out
+    stranger = home / "artifacts/runs/elsewhere/chunks/c.safetensors"
+    stranger.parent.mkdir(parents=True)
+    stranger.write_bytes(b"x")
+    assert "kernels: " not in command("check", "--repair").out
+    shutil.rmtree(stranger.parents[1])
+    assert "kernels: 1 files removed, 5 bytes" in command("check", "--repair").out
+    assert not spare.exists()
+    assert command("check").out.endswith("all is as it was written\n")
