@@ -19,7 +19,9 @@ from esper.cli.reading import log_with, state_of
 from esper.errors import Fenced
 from esper.events import RunContent
 from esper.events.signals import CommandIssued
-from esper.log.port import SIGNALS, Log
+from esper.log.chain import chained
+from esper.log.exclusions import order_of
+from esper.log.port import RUNS, SIGNALS, Log
 from esper.log.records import event_of, run_record
 from esper.tamiyo import about
 from esper.tamiyo.fold import after
@@ -110,9 +112,11 @@ def _answered(log: Log, state: RunState) -> bool:
             )
             for sequence, (content, causes) in enumerate(contents, start=first)
         ]
+        order = order_of(log, state.run_id)
+        deque(order.over(log.read(RUNS, key=state.run_id)), maxlen=0)
         try:
-            if records:
-                writer.append(records)
+            if records and order.mark.link is not None:
+                writer.append(chained(records, order.mark.link)[0])
         except Fenced:
             return False
     return True

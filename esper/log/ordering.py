@@ -18,7 +18,7 @@ from uuid import UUID
 
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
 from esper.events import Event
-from esper.events.runs import RunResumed, RunStarted
+from esper.events.runs import CommandAccepted, CommandRejected, RunResumed, RunStarted
 from esper.log.chain import Mark, digest, first_link
 from esper.log.port import SIGNALS, Entry, Position
 from esper.log.records import event_of
@@ -28,6 +28,9 @@ logger = logging.getLogger("esper")
 LEAP = 1 << 32
 """How much later an epoch may be than the one before it: no run has more writers that wrote nothing in between."""
 START = Mark()
+_BEGIN = frozenset((RunStarted, RunResumed, CommandAccepted, CommandRejected))
+"""What a writer begins with: a trainer with one of the first two, who answers what is asked of a run that is over with
+one of the others."""
 _NOTHING: Mapping[Position, bytes] = {}
 
 
@@ -160,7 +163,7 @@ class Order:
             return f"epoch {epoch} is no writer's of the run, which has come to epoch {present}"
         if epoch <= present or place > self.sequence + 1:
             return None
-        if kind is not RunResumed and (place > 1 or kind is not RunStarted):
+        if kind not in _BEGIN or (place > 1) is (kind is RunStarted):
             return f"a {kind.__name__} cannot begin epoch {epoch}: a writer begins with RunStarted or RunResumed"
         return None
 

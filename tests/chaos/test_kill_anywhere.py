@@ -13,7 +13,7 @@ import pytest
 
 from esper.errors import DataUnavailable
 from esper.tasks.fashion_mnist import folder
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, rerun
+from tests.chaos.trainers import Progress, Trainer, Zygote, assert_nothing_left, rerun
 from tests.programs.moons import EPOCHS
 from tests.runlog import events, history, log_url
 
@@ -54,7 +54,7 @@ def kill_again_and_again(
     progress.close()
     trainer = start(bool(events(home, run_id)))
     assert trainer.exit_status() == 0, trainer.output
-    assert_whole(home, run_id)
+    assert_nothing_left(home, run_id)
     return kills
 
 

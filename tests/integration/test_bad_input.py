@@ -342,7 +342,7 @@ def test_a_second_trainer_takes_over_and_the_first_writes_nothing_more(tmp_path:
 def test_a_start_that_failed_leaves_the_name_free(tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_text("a file where the folder should be")
     loop = Loop(tmp_path, epochs=1)
-    with pytest.raises(EsperError, match=r"could not be written"):
+    with pytest.raises(EsperError, match=r"cannot be written"):
         loop.begin()
     (tmp_path / "artifacts").unlink()
     loop.begin()
