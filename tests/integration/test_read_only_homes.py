@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from esper.cli.main import main
-from esper.events.runs import RunPaused
+from esper.events.runs import RunPaused, RunResumed
 from esper.log import open_log
 from esper.records import connect
 from esper.settings import log_url
 from tests.foreign import inject
+from tests.histories import ENVIRONMENT as THERE
+from tests.histories import History
 from tests.integration.command import spawn, wait_until
 from tests.integration.test_cli_reading import QUICK, _record
 
@@ -75,9 +77,13 @@ def home(original: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
 def elsewhere(tmp_path: Path) -> str:
     """Another log, with a run that the home does not have."""
     log = open_log(log_url(tmp_path / "elsewhere"))
-    log.open_writer("third").append([_record("third", RunPaused(step=1, reason=""), 1, 1)])
+    log.open_writer("third").append([_record("third", STARTED, 1, 1)])
     log.close()
     return log.url
+
+
+STARTED = History().events[0].content
+RESUMED = RunResumed(checkpoint=0, inexact=False, environment=THERE, notes=())
 
 
 def _mounted(home: Path, *command: str) -> list[str]:
@@ -141,7 +147,8 @@ def idle(tmp_path: Path) -> Path:
     home = tmp_path / "home"
     log = open_log(log_url(home))
     writer = log.open_writer("run")
-    writer.append([_record("run", RunPaused(step=0, reason="tea"), writer.epoch, 1)])
+    paused = _record("run", RunPaused(step=0, reason="tea"), writer.epoch, 2)
+    writer.append([_record("run", STARTED, writer.epoch, 1), paused])
     log.close()
     return home
 
@@ -170,10 +177,10 @@ def test_what_others_write_meanwhile_is_seen_or_told_of_but_never_half_of_it(idl
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdin is not None
         assert reader.stdout is not None
-        assert reader.stdout.readline() == "1\n"
+        assert reader.stdout.readline() == "2\n"
         log = open_log(log_url(idle))
         writer = log.open_writer("run")
-        writer.append([_record("run", RunPaused(step=1, reason="tea"), writer.epoch, 2)])
+        writer.append([_record("run", RunPaused(step=1, reason="tea"), writer.epoch, 3)])
         log.close()  # which moves it from -wal into the file
         print(file=reader.stdin, flush=True)
         told = f"{idle}/log.db: somebody wrote to it while it was read, unseen from here; try again\n"
@@ -185,12 +192,13 @@ def test_a_run_is_followed_through_a_read_only_mount(idle: Path) -> None:
     command = _mounted(idle, sys.executable, "-m", "esper", "events", "run", "--follow", "--home", str(idle))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout is not None
+        assert "RunStarted" in reader.stdout.readline()
         assert "reason=tea" in reader.stdout.readline()
         log = open_log(log_url(idle))
         writer = log.open_writer("run")
-        for sequence in (2, 3):
-            writer.append([_record("run", RunPaused(step=1, reason="cake"), writer.epoch, sequence)])
-            assert "reason=cake" in reader.stdout.readline()
+        for sequence, content in ((3, RESUMED), (4, RunPaused(step=1, reason="cake"))):
+            writer.append([_record("run", content, writer.epoch, sequence)])
+            assert type(content).__name__ in reader.stdout.readline()
         log.close()
         reader.terminate()
 

@@ -115,6 +115,8 @@ def test_a_stock_client_decodes_every_event(paused: Paused) -> None:
                 assert seen["headers"].items() >= {name: value.decode() for name, value in record.headers}.items()
                 assert seen["value"].pop("envelope")["id"] == str(event.envelope.id)
                 said = to_json(event)
+                link = seen["value"].pop("link", None)
+                assert (link is not None) is (event.link is not None)
                 assert seen["value"].keys() == said.keys()
                 assert {name for name in said if seen["value"][name] != said[name]} <= {"tensors"}  # bytes
 

@@ -171,7 +171,7 @@ def test_a_log_that_breaks_the_rules_is_told_by_event_and_rule(
         writer.append([record_of_event(event, RUN) for event in changed(trained.events, place, evidence=evidence)])
     result = runner(tmp_path, capsys)("verify", RUN)
     assert result.code == 1
-    said, _ = result.out.splitlines()
+    said, *_ = result.out.splitlines()
     what = r"evidence\.passed is False, computed True \(rule: the gate verdict\)"
     assert re.fullmatch(rf"event {place + 1} at esper\.runs/\d+:{place}: {what}", said)
 

@@ -11,7 +11,7 @@ LAYERS = (
     ("events", "artifacts", "dev"),
     ("log",),
     ("kasmina", "urza", "tezzeret", "tamiyo", "tasks"),
-    ("nissa", "reading"),
+    ("nissa", "reading", "integrity"),
     ("tolaria", "integrations", "records"),
     ("cli",),
     ("__init__", "__main__"),
