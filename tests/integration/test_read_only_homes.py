@@ -185,22 +185,24 @@ def test_what_others_write_meanwhile_is_seen_or_told_of_but_never_half_of_it(idl
         print(file=reader.stdin, flush=True)
         told = f"{idle}/log.db: somebody wrote to it while it was read, unseen from here; try again\n"
         assert reader.stdout.readline() == told
-        assert reader.stdout.readline() == "2\n"
+        assert reader.stdout.readline() == "3\n"
 
 
 def test_a_run_is_followed_through_a_read_only_mount(idle: Path) -> None:
     command = _mounted(idle, sys.executable, "-m", "esper", "events", "run", "--follow", "--home", str(idle))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdout is not None
-        assert "RunStarted" in reader.stdout.readline()
-        assert "reason=tea" in reader.stdout.readline()
-        log = open_log(log_url(idle))
-        writer = log.open_writer("run")
-        for sequence, content in ((3, RESUMED), (4, RunPaused(step=1, reason="cake"))):
-            writer.append([_record("run", content, writer.epoch, sequence)])
-            assert type(content).__name__ in reader.stdout.readline()
-        log.close()
-        reader.terminate()
+        try:
+            assert reader.stdout is not None
+            assert "RunStarted" in reader.stdout.readline()
+            assert "reason=tea" in reader.stdout.readline()
+            log = open_log(log_url(idle))
+            writer = log.open_writer("run")
+            for sequence, content in ((3, RESUMED), (4, RunPaused(step=1, reason="cake"))):
+                writer.append([_record("run", content, writer.epoch, sequence)])
+                assert type(content).__name__ in reader.stdout.readline()
+            log.close()
+        finally:
+            reader.kill()
 
 
 def test_a_record_that_cannot_be_read_is_passed_over_where_no_dead_letter_can_be_written(idle: Path) -> None:

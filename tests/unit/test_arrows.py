@@ -7,7 +7,7 @@ from pathlib import Path
 
 ESPER = Path(__file__).resolve().parents[2] / "esper"
 LAYERS = (
-    ("version", "errors", "locks", "private", "backoff", "connections", "registry", "settings"),
+    ("version", "errors", "locks", "private", "hosts", "backoff", "connections", "registry", "settings"),
     ("events", "artifacts", "dev"),
     ("log",),
     ("kasmina", "urza", "tezzeret", "tamiyo", "tasks"),

@@ -138,14 +138,14 @@ def test_what_fails_in_an_answer_is_a_line_and_a_traceback_only_to_debug(
     app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
     app.why = property()  # which is no JSON
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "esper.worker")
     with pytest.raises(aiohttp.ContentTypeError):
         ask(app, "/ready")
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith("Error handling request from 127.0.0.1: TypeError(")
     assert record.exc_info is None
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "esper.worker")
     caplog.clear()
     with pytest.raises(aiohttp.ContentTypeError):
         ask(app, "/ready")
