@@ -62,7 +62,7 @@ schemas: .venv/complete
 # Without Fashion-MNIST the suite says which tests it left out.
 test: .venv/complete lint
 	@tools/fashion-mnist.sh || echo "test: going on without Fashion-MNIST"
-	@echo "test: running the suite; usually some 20 minutes on 2 cores, of which Kafka takes most"
+	@echo "test: running the suite; usually some 30 minutes on 2 cores, of which Kafka takes most"
 	@$(PYTEST) $(TESTS)
 
 # apache/kafka, or an image built here; not within a test, whose time is limited.
