@@ -149,7 +149,8 @@ class Quarantined(SequenceGap):
     def __init__(self, run_id: str, sequence: int, position: str, error: str) -> None:
         super().__init__(
             f"run {run_id} is quarantined: its event {sequence} at {position} cannot be read ({error}); mend the "
-            f"reader or its schemas, then `esper dlq redrive {position}`",
+            f"reader or its schemas, then `esper dlq redrive {position}`; if it is damaged (`esper check`), take it "
+            f"out, and all that follows, with `esper dlq exclude {position} --why TEXT`",
             position,
         )
         self.run_id, self.sequence, self.position = run_id, sequence, position

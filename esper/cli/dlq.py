@@ -14,13 +14,14 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.cli.reading import existing_log, state_of
-from esper.errors import DecodeError, Disordered, EsperError, LogError, UsageError
+from esper.errors import DecodeError, Disordered, EsperError, LogError, RunUnusable, UsageError
 from esper.events import Event
 from esper.log.chain import digest
 from esper.log.deadletter import Letter, letters, resolved_record
 from esper.log.exclusions import Passed, excluded, exclusion_record, noting, run_events
 from esper.log.port import RUNS, SIGNALS, Entry, Log, Position
 from esper.log.records import event_of
+from esper.tamiyo import verify as check
 
 
 @click.group()
@@ -109,11 +110,14 @@ def exclude(place: Place, position: str, why: str) -> None:
         raise UsageError(f"{source} is not on {RUNS}; only records of runs can be taken out of them")
     entry = _entry(log, source, None)
     run_id = entry.record.key
-    already = excluded(log, run_id).get(source) == digest(entry.record)
+    already = (run_id, source, digest(entry.record)) in excluded(log, run_id)
     if not already:
         _check_doubtful(log, entry)
         writer = f"cli/{socket.gethostname()}/{os.getpid()}"
         log.signal(exclusion_record(entry, why, writer=writer, time=datetime.now(UTC)))
+        rest = _cut_transaction(log, run_id)
+        if rest is not None:  # its first event: what follows on it goes with it
+            log.signal(exclusion_record(rest, why, writer=writer, time=datetime.now(UTC)))
         letter = _letter(log, source)  # workers hear of it there, where the run's events are, and fold the run again
         where, outcome = None if letter is None else letter.position, f"excluded: {why}"
         log.signal(resolved_record(source, where, run_id, outcome, writer=writer, time=datetime.now(UTC)))
@@ -139,6 +143,17 @@ def _check_doubtful(log: Log, entry: Entry) -> None:
         raise UsageError(
             f"{entry.position} cannot be taken out of run {run_id}: nothing speaks against it; {others} can"
         )
+
+
+def _cut_transaction(log: Log, run_id: str) -> Entry | None:
+    """The first event of the transaction in which the run ends now, if that is not whole: its trainer wrote all of it
+    at once, so nothing of it may count."""
+    try:
+        read = list(run_events(log, run_id))
+        cut = check.verify(run_id, (event for _, event in read)).cut
+    except (Disordered, RunUnusable):
+        return None
+    return None if cut is None else read[cut - 1][0]
 
 
 def _as_it_reads(log: Log, run_id: str) -> str:

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from esper.errors import DecodeError, LogError, RunExists, RunNotFound, WriterLost
+from esper.errors import DecodeError, LogError, RunExists, RunNotFound, SequenceConflict, WriterLost
 from esper.events import Event
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected, KernelRequested
 from esper.events.ids import kernel_seed
 from esper.events.runs import DecisionMade, RunStarted, SeedTransitioned
-from esper.log.exclusions import Passed, noting, run_events
-from esper.log.port import ASSETS, SIGNALS, Log, Record
+from esper.log.claims import follow_on
+from esper.log.exclusions import Passed, noting, order_of, run_events
+from esper.log.ordering import Order
+from esper.log.port import ASSETS, RUNS, SIGNALS, Log, Record
 from esper.log.records import event_of
 
 BATCH_RECORDS, BATCH_BYTES = 500, 4 << 20
@@ -86,16 +88,18 @@ def copy_run(source: Log, destination: Log, run_id: str) -> Copied:
     SequenceGap if the source's cannot be read to its end, Fenced if a trainer resumes it there meanwhile.
     """
     survey, passed = _Survey(), list[Passed]()
-    there = _compare(source, destination, run_id, survey, passed)
+    order = order_of(destination, run_id)
+    there = _compare(source, destination, order, run_id, survey, passed)
     assets = _send(destination, _missing_assets(source, destination, survey))
     signals = _send(destination, _missing_signals(source, destination, run_id))
     if there < survey.sequence:
         writer = destination.open_writer(run_id, copied=survey.epoch)
         try:
-            if writer.sequence != there:
-                raise RunExists(_LIVE.format(run_id=run_id, url=destination.url, sequence=there + 1))
+            follow_on(destination, writer, order)
             for batch in _batches(_events(source, run_id, there, survey.sequence)):
                 writer.append(batch)
+        except SequenceConflict as error:
+            raise RunExists(_LIVE.format(run_id=run_id, url=destination.url, sequence=there + 1)) from error
         except WriterLost as error:
             raise LogError(
                 f"run {run_id}: its copy was cut short; copy it again, it goes on there ({error})"
@@ -112,10 +116,10 @@ _LIVE = (
 )
 
 
-def _compare(source: Log, destination: Log, run_id: str, survey: _Survey, passed: list[Passed]) -> int:
+def _compare(source: Log, destination: Log, order: Order, run_id: str, survey: _Survey, passed: list[Passed]) -> int:
     """How many events of the run are in the destination, which must be the source's first ones."""
     there = 0
-    theirs = run_events(destination, run_id)
+    theirs = order.over(destination.read(RUNS, key=run_id))
     for ours, their in zip_longest(run_events(source, run_id, unreadable=noting(passed)), theirs):
         if ours is not None:
             survey.note(ours[1])

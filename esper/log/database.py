@@ -220,19 +220,21 @@ def _connected(path: Path, first: bool) -> tuple[apsw.Connection, Seen | None]:
     _make_file(path)
     before = wal.claimed(path) if first else None
     try:
-        return _prepared(apsw.Connection(str(path)), path, first, before), None
+        return _prepared(apsw.Connection(str(path)), path, first, before, in_memory=False), None
     except (apsw.CantOpenError, apsw.ReadOnlyError):
         found = seen(path)
-        return _prepared(opened(path, found), path, first, before), found
+        return _prepared(opened(path, found), path, first, before, in_memory=True), found
 
 
-def _prepared(connection: apsw.Connection, path: Path, first: bool, before: wal.Claim | None) -> apsw.Connection:
+def _prepared(
+    connection: apsw.Connection, path: Path, first: bool, before: wal.Claim | None, *, in_memory: bool
+) -> apsw.Connection:
     try:
         connection.set_busy_timeout(round(PATIENCE * 1000))
         connection.execute("PRAGMA synchronous = FULL")
         version = _version(connection, path)  # from here on the -wal counts
         if first:
-            _check_wal(connection, path, before)
+            _check_wal(connection, path, before, in_memory)
         if version == 0:
             _create(connection)
     except BaseException:
@@ -241,16 +243,20 @@ def _prepared(connection: apsw.Connection, path: Path, first: bool, before: wal.
     return connection
 
 
-def _check_wal(connection: apsw.Connection, path: Path, before: wal.Claim | None) -> None:
+def _check_wal(connection: apsw.Connection, path: Path, before: wal.Claim | None, in_memory: bool) -> None:
     """Raise LogError, and leave the file as it is, where SQLite would drop what was committed."""
     for _ in range(WAL_LOOKS):  # others may be writing between the two looks that it takes
-        damage = wal.dropped(path, before)
+        damage = wal.dropped(path, before, in_memory=in_memory)
         if damage is None:
+            wal.forget(path)
             return
         time.sleep(0.02)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    if before is not None:  # from now on the index says something else
+        wal.note(path, before)
     raise LogError(
-        f"{path}-wal: {damage}; restore both files from a copy, or move the -wal away to go on with what is left"
+        f"{path}-wal: {damage}; restore both files from a copy, or go on with what lies before the damage: "
+        f"`esper check --repair`"
     )
 
 

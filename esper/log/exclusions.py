@@ -7,7 +7,7 @@ that who may write it can be told from who may write runs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from esper.events import Envelope, Event
 from esper.events.exclusions import RecordExcluded
 from esper.events.ids import exclusion_id
 from esper.log.chain import Mark, digest
-from esper.log.ordering import START, Order, warn
+from esper.log.ordering import START, Excluded, Order, warn
 from esper.log.port import EXCLUSIONS, RUNS, Entry, Log, Position, Record
 from esper.log.records import event_of, record_of
 
@@ -24,34 +24,78 @@ logger = logging.getLogger("esper")
 STRUCK = "it was taken out of its run: it is none of its events"
 
 
-def excluded(log: Log, run_id: str | None = None) -> dict[Position, bytes]:
-    """The digests of records that were taken out of a run, or of any, by position. What cannot be read there takes
-    nothing out."""
-    found: dict[Position, bytes] = {}
+def excluded(log: Log, run_id: str | None = None) -> Excluded:
+    """What was taken out of a run, or of any. What cannot be read there takes nothing out."""
+    found = set[tuple[str, Position, bytes]]()
     for entry in log.read(EXCLUSIONS, key=run_id):
         try:
             content = event_of(entry).content
             if isinstance(content, RecordExcluded):
-                found[Position.parse(content.source)] = bytes.fromhex(content.digest)
+                found.add(meant(entry.record.key, content))
         except (DecodeError, UsageError, ValueError) as error:
             logger.warning("the exclusion at %s is passed over: %s", entry.position, error)
     return found
 
 
-def struck(entries: Iterable[Entry], out: Mapping[Position, bytes]) -> Iterator[Entry]:
+def meant(run_id: str, content: RecordExcluded) -> tuple[str, Position, bytes]:
+    """The record that an exclusion under a run's key names; raises UsageError or ValueError if it names none."""
+    return run_id, Position.parse(content.source), bytes.fromhex(content.digest)
+
+
+def exclusions(log: Log) -> list[tuple[Entry, RecordExcluded]]:
+    """All that was taken out of runs, the oldest first."""
+    found = []
+    for entry in log.read(EXCLUSIONS):
+        try:
+            content = event_of(entry).content
+        except DecodeError:
+            continue  # told of elsewhere
+        if isinstance(content, RecordExcluded):
+            found.append((entry, content))
+    return found
+
+
+def struck(entries: Iterable[Entry], out: Excluded) -> Iterator[Entry]:
     """``entries``, of which those that were taken ``out`` of their runs cannot be read: their error is STRUCK."""
     for entry in entries:
-        if out and out.get(entry.position) == digest(entry.record):
+        if out and (entry.record.key, entry.position, digest(entry.record)) in out:
             yield replace(entry, error=STRUCK)
         else:
             yield entry
+
+
+def left_out(log: Log) -> Excluded:
+    """What was taken out of runs, and what follows on it."""
+    out = excluded(log)
+    found = set(out)
+    for run_id in {run_id for run_id, _, _ in out}:
+        order = Order(excluded=out, unreadable=lambda entry, error: None)
+        for entry in log.read(RUNS, key=run_id):
+            before = order.taken_out
+            try:
+                order.take(entry)
+            except LogError:
+                break  # told of elsewhere
+            if order.taken_out > before:
+                found.add((run_id, entry.position, digest(entry.record)))
+    return found
 
 
 def order_of(
     log: Log, run_id: str, *, after: Mark = START, unreadable: Callable[[Entry, DecodeError], None] = warn
 ) -> Order:
     """The order of a run's events on ``log``, behind ``after``."""
-    return Order(after=after, excluded=excluded(log, run_id), unreadable=unreadable)
+    out = excluded(log, run_id)
+
+    def earlier() -> Order:
+        order = Order(excluded=out, unreadable=lambda entry, error: None)
+        for entry in log.read(RUNS, key=run_id):
+            order.take(entry)
+            if order.sequence == after.sequence:
+                break
+        return order
+
+    return Order(after=after, excluded=out, unreadable=unreadable, earlier=earlier if after.sequence else None)
 
 
 def run_events(

@@ -4,7 +4,8 @@ A run's events count in the order of their sequence numbers, and each holds the 
 (``esper.log.chain``). What is known is dropped. What is no event of the run is passed over and told: a record that
 cannot be read, and one of a later epoch that does not begin with RunStarted or RunResumed. A reader stops where an
 event is missing, where the chain does not hold, and at a fork: two events in one place, or one of an older epoch behind
-the beginning of a later. Only an operator can then say which branch counts: what is excluded is not there for readers.
+the beginning of a later. Only an operator can then say which branch counts: what is excluded is not there for readers,
+nor is what follows on it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import replace
 from uuid import UUID
 
@@ -31,7 +32,9 @@ START = Mark()
 _BEGIN = frozenset((RunStarted, RunResumed, CommandAccepted, CommandRejected))
 """What a writer begins with: a trainer with one of the first two, who answers what is asked of a run that is over with
 one of the others."""
-_NOTHING: Mapping[Position, bytes] = {}
+Excluded = Set[tuple[str, Position, bytes]]
+"""Records that do not count: each one's key, position and digest."""
+_NOTHING: Excluded = frozenset()
 
 
 def warn(entry: Entry, error: DecodeError) -> None:
@@ -43,12 +46,12 @@ def in_order(
     entries: Iterable[Entry],
     *,
     after: Mark = START,
-    excluded: Mapping[Position, bytes] = _NOTHING,
+    excluded: Excluded = _NOTHING,
     unreadable: Callable[[Entry, DecodeError], None] = warn,
 ) -> Iterator[tuple[Entry, Event]]:
     """The events of one run on ``esper.runs``, each once and without a gap.
 
-    ``after`` is how far the caller has come; ``excluded`` are the digests of records that do not count, by position.
+    ``after`` is how far the caller has come; ``excluded`` are records that do not count.
     ``unreadable`` is told of each record that is passed over. Raises SequenceGap where an event is missing (Quarantined
     if a record just before it was unreadable, or the last one is and was written as the run's next event),
     SequenceConflict at a fork and where the chain does not hold.
@@ -59,22 +62,28 @@ def in_order(
 class Order:
     """The rule for one run, an entry at a time; ``in_order`` says what it raises, after which it takes no more.
 
-    ``claimed`` is the highest place that records, which were passed over or excluded, say they have in the run.
+    ``left`` is the highest place that excluded records, and those that follow on them, say they have in the run;
+    ``claimed`` is that of those which were passed over, too. ``earlier``, where it begins behind ``after``, gives an
+    order that has come to there: it is asked only where a record may repeat an event from before.
     """
 
     def __init__(
         self,
         *,
         after: Mark = START,
-        excluded: Mapping[Position, bytes] = _NOTHING,
+        excluded: Excluded = _NOTHING,
         unreadable: Callable[[Entry, DecodeError], None] = warn,
+        earlier: Callable[[], Order] | None = None,
     ) -> None:
-        self.sequence, self.claimed = after.sequence, 0
+        self.sequence, self.left, self.claimed = after.sequence, 0, 0
+        self.taken_out = 0
+        """How many records were excluded, or followed on such."""
         self._link, self._chained = after.link, after.chained
-        self._unreadable, self._excluded = unreadable, excluded
+        self._unreadable, self._excluded, self._earlier = unreadable, excluded, earlier
         self._out: set[bytes] = set()  # digests of what is excluded
+        self._cut = False  # whether the next event was excluded: then what lies behind it has nothing to follow on
         self._bad: tuple[Entry, DecodeError] | None = None  # since the last event: marked as the next, or the first
-        self._base = after.sequence
+        self._base, self._begun_link = after.sequence, after.link
         self._offsets, self._prints = array("q"), array("q")  # of each event from base + 1 on: of its digest
         self._begun, self._last = after.position, after.position  # where the events before these end; the last one
         self._starts, self._epochs = [0], [after.epoch]  # from which sequence number on which epoch wrote
@@ -82,7 +91,7 @@ class Order:
     @property
     def mark(self) -> Mark:
         """How far it has come."""
-        return Mark(self._epochs[-1], self.sequence, self._link, self._chained, self._at(self.sequence))
+        return Mark(self._epochs[-1], self.sequence, self._link, self._chained, self.at(self.sequence))
 
     def over(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
         """The events in ``entries``, up to their end."""
@@ -95,8 +104,9 @@ class Order:
     def take(self, entry: Entry) -> Event | None:
         """The event in ``entry`` if it is the run's next; None if it does not count."""
         own, place = digest(entry.record), self.sequence + 1
-        if self._excluded and self._excluded.get(entry.position) == own:
-            self._leave(entry, own)
+        if self._excluded and (entry.record.key, entry.position, own) in self._excluded:
+            if not self._is_taken(own, entry.record.sequence or 0):  # else it is a repeat, and another one counts
+                self._leave(entry, own)
             return None
         try:
             event = event_of(entry)
@@ -109,11 +119,14 @@ class Order:
             if event.link in self._out:  # it goes on from what is excluded
                 self._leave(entry, own)
                 return None
+            if self._cut and (envelope.sequence or 0) > place:
+                self._leave(entry, own)
+                return None
             if not self._is_next(entry, event, own, envelope.epoch or 0, envelope.sequence or 0):
                 return None
         self._offsets.append(entry.position.offset)
         self._prints.append(hash(own))
-        self.sequence, self._link, self._last, self._bad = place, own, entry.position, None
+        self.sequence, self._link, self._last, self._bad, self._cut = place, own, entry.position, None, False
         return event
 
     def end(self) -> None:
@@ -144,7 +157,16 @@ class Order:
 
     def _leave(self, entry: Entry, own: bytes) -> None:
         self._out.add(own)
-        self.claimed = max(self.claimed, entry.record.sequence or 0)
+        self.taken_out += 1
+        self._cut = self._cut or entry.record.sequence == self.sequence + 1
+        self.left = max(self.left, entry.record.sequence or 0)
+        self.claimed = max(self.claimed, self.left)
+
+    def _is_taken(self, own: bytes, place: int) -> bool:
+        """Whether the event of that number is this very one."""
+        if self._base < place <= self.sequence:
+            return self._prints[place - self._base - 1] == hash(own)
+        return place == self.sequence and own == self._link
 
     def _pass_over(self, entry: Entry, error: DecodeError) -> None:
         self._unreadable(entry, error)
@@ -169,28 +191,40 @@ class Order:
 
     def _check_known(self, entry: Entry, own: bytes, epoch: int, place: int) -> None:
         """Raise SequenceConflict unless it is an event that was taken before."""
+        if place <= self._base:
+            self._learn()
         known = self._prints[place - self._base - 1] if place > self._base else None
         if known == hash(own) and epoch == self._epochs[bisect_right(self._starts, place) - 1]:
             return
-        other = "before" if known is None else f"at {self._at(place)}"
+        other = "before" if known is None else f"at {self.at(place)}"
         raise SequenceConflict(
             f"run {entry.record.key} is forked: event {place} is there {other} and, another, at {entry.position}; "
             f"{_OUT.format(position=f'{entry.position}, or the other one,')}",
             entry.position,
-            self._at(place),
+            self.at(place),
         )
+
+    def _learn(self) -> None:
+        """Come to know the events before the one that this began behind."""
+        if self._earlier is None:
+            return
+        before, self._earlier = self._earlier(), None
+        if (before.sequence, before._link) == (self._base, self._begun_link):
+            self._offsets, self._prints = before._offsets + self._offsets, before._prints + self._prints
+            self._starts, self._epochs = before._starts + self._starts[1:], before._epochs + self._epochs[1:]
+            self._base = 0
 
     def _behind(self, entry: Entry, epoch: int, place: int) -> SequenceConflict:
         later, began = self._epochs[-1], self._starts[-1]
-        where = f" at {self._at(began)}" if began > self._base else ""
+        where = f" at {self.at(began)}" if began > self._base else ""
         return SequenceConflict(
             f"run {entry.record.key} is forked: event {place} of epoch {epoch} at {entry.position} lies behind the "
             f"beginning of epoch {later}{where}; {_OUT.format(position=f'{entry.position}, or that beginning,')}",
             entry.position,
-            self._at(began),
+            self.at(began),
         )
 
-    def _at(self, place: int) -> Position | None:
+    def at(self, place: int) -> Position | None:
         """Where the event of that number lies."""
         if place <= self._base or self._last is None:
             return self._begun
@@ -209,9 +243,9 @@ class Order:
             if expected is not None and event.link != expected:
                 raise SequenceConflict(
                     f"run {entry.record.key}: event {self.sequence + 1} at {entry.position} does not follow on what "
-                    f"lies before it: one of the two is not what was written; {_BACK}",
+                    f"lies before it: one of the two is not what was written (`esper check` may know which); {_BACK}",
                     entry.position,
-                    self._at(self.sequence),
+                    self.at(self.sequence),
                 )
             self._chained = self._chained or self.sequence + 1
 
@@ -243,9 +277,9 @@ def once(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
             )
 
 
-_REMEDY = "copy the run again from a log that has it whole"
+_REMEDY = "copy the run to a new log from one that has it whole"
 _OUT = "`esper dlq exclude POSITION --why TEXT` takes one out: {position} whichever is not its trainer's"
-_BACK = f"{_REMEDY}, or take out what is not its trainer's with `esper dlq exclude POSITION --why TEXT`"
+_BACK = f"{_REMEDY}, or take out the one that is not, and all that follows: `esper dlq exclude POSITION --why TEXT`"
 
 
 def _quarantined(bad: tuple[Entry, DecodeError], last: int) -> Quarantined:

@@ -158,6 +158,10 @@ class Log(Protocol):
         them with the epochs they have, and the writer's own is greater than any of those.
         """
 
+    def counted(self, run_id: str) -> int | None:
+        """How many events the run's writers have committed, by a count that is kept apart from the records; None where
+        there is no such count."""
+
     def signal(self, record: Record) -> Position:
         """Append one record outside any transaction; durable when it returns."""
 

@@ -79,6 +79,10 @@ class SqliteLog:
             ).get
         return SqliteWriter(self, run_id, epoch, sequence, offset, copied)
 
+    def counted(self, run_id: str) -> int | None:
+        with self.database.session() as connection:
+            return int(connection.execute("SELECT sequence FROM writers WHERE run_id = ?", (run_id,)).get or 0)
+
     def signal(self, record: Record) -> Position:
         """Append one record. A signal whose ``ce_id`` its key already has is not written again: its position
         is returned, or SequenceConflict raised if its bytes differ."""
@@ -187,6 +191,8 @@ class SqliteLog:
                     value = value if isinstance(value, bytes) else b""
                 record = _record(topic, key, schema, value, unpacked, epoch, sequence)
                 yield _entry(_position(topic, partition, offset), time_, record, error)
+            if not start < rows[-1][0]:  # it would go round for ever
+                raise LogError(f"{self.database.path}: damaged, for its records are not in their order; restore it")
             start = rows[-1][0]
 
     def _chunk(self, stream: int, start: int, end: int, share: int) -> list[tuple[Any, ...]]:

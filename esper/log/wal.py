@@ -5,11 +5,17 @@ The file format is SQLite's (sqlite.org/fileformat2.html, "The Write-Ahead Log";
 
 from __future__ import annotations
 
+import fcntl
+import os
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from esper.errors import LogError
+from esper.private import open_file, sync_folder
 
 HEADER, FRAME = 32, 24
 _MAGIC = 0x377F0682
@@ -29,8 +35,45 @@ class Claim(NamedTuple):
 
 
 def claimed(path: Path) -> Claim | None:
-    """What the index of the database at ``path`` says; None if there is none, or it is just being changed. What it was
-    before anyone opened the database is lost once somebody has."""
+    """What was committed, as far as the index of the database at ``path`` says, or said when damage was found; None if
+    nothing does. What the index says is lost once somebody has opened the database."""
+    found = [each for each in (_indexed(path), _noted(path)) if each is not None]
+    salts = found[0].salts if found else b""
+    return max((each for each in found if each.salts == salts), default=None)
+
+
+def note(path: Path, claim: Claim) -> None:
+    """Keep what the index said before the damage was found, so that it is found again."""
+    with suppress(OSError), os.fdopen(open_file(_note(path), os.O_WRONLY | os.O_TRUNC), "wb") as file:
+        file.write(struct.pack(">I", claim.end) + claim.salts)
+
+
+def forget(path: Path) -> None:
+    """Remove what was noted: nothing is damaged any more."""
+    with suppress(OSError):
+        _note(path).unlink()
+
+
+def _note(path: Path) -> Path:
+    return Path(f"{path}-claim")
+
+
+def _noted(path: Path) -> Claim | None:
+    """The note, if it is of the log that is there now."""
+    try:
+        kept, head = _note(path).read_bytes(), _head(Path(f"{path}-wal"))
+    except OSError:
+        return None
+    return Claim(struct.unpack(">I", kept[:4])[0], kept[4:]) if len(kept) == 12 and kept[4:] == head[16:24] else None
+
+
+def _head(wal: Path) -> bytes:
+    with wal.open("rb") as file:
+        return file.read(HEADER)
+
+
+def _indexed(path: Path) -> Claim | None:
+    """What the index says; None if there is none, or it is just being changed."""
     wal = Path(f"{path}-wal")
     if not wal.exists() or not wal.stat().st_size:
         return None
@@ -42,9 +85,10 @@ def claimed(path: Path) -> Claim | None:
     return Claim(struct.unpack("=I", head[16:20])[0], head[32:40])
 
 
-def dropped(path: Path, before: Claim | None) -> str | None:
+def dropped(path: Path, before: Claim | None, *, in_memory: bool = False) -> str | None:
     """What is wrong with the ``-wal`` file of the database at ``path``, now that a connection has opened it; None if
-    nothing is. ``before`` is what was claimed before that.
+    nothing is. ``before`` is what was claimed before that. With ``in_memory`` the connection has an index of its own,
+    and that beside the file says what another had.
 
     Damage to the last transaction cannot be told from one that was cut off while it was written, which is nothing
     wrong, unless ``before`` tells: the index is changed once a transaction is on disk.
@@ -54,18 +98,68 @@ def dropped(path: Path, before: Claim | None) -> str | None:
     except FileNotFoundError:
         return None
     frames = list(_frames(wal))
-    now = claimed(path)  # after the frames: what was committed since is behind them
+    now = None if in_memory else _indexed(path)  # after the frames: what was committed since is behind them
     if not frames:
         return None
     if not _is_header(wal):
         return "its header is damaged, so nothing that it holds would count"
-    end = _end(wal, frames) if now is None else now.end  # no index: it is in the reader's memory
+    return _told(wal, frames, _end(wal, frames) if now is None else now.end, before)
+
+
+def _told(wal: bytes, frames: list[_Frame], end: int, before: Claim | None) -> str | None:
+    """What is wrong where only the first ``end`` of the ``frames`` count."""
     ours = [frame for frame in frames if frame.salts == wal[16:24] and frame.number > end]
     lost = sum(frame.commits for frame in ours if frame.number < ours[-1].number)
     if before is not None and before.salts == wal[16:24] and before.end > end:
+        gone = before.end - max(end, len(frames))
+        if gone > 0:
+            return f"its end is gone from frame {end} on, with what was committed in {before.end - end} frames"
         lost = max(lost, 1)
     what = f"{lost} committed transactions" if lost > 1 else "a committed transaction"
     return f"it is damaged behind frame {end}, so {what} would not count" if lost else None
+
+
+def mend(path: Path) -> str | None:
+    """Have what lies before the damage count, and say what was done; None if nothing is damaged, or nothing is there.
+
+    What the file was is kept beside it. Raises LogError while another process has the database open.
+    """
+    wal = Path(f"{path}-wal")
+    try:
+        data = wal.read_bytes()
+    except FileNotFoundError:
+        return None
+    frames, before = list(_frames(data)), claimed(path)
+    whole = _is_header(data) if frames else True
+    end = _end(data, frames) if whole else 0
+    if not frames or (whole and _told(data, frames, end, before) is None):
+        return None
+    _check_idle(path)
+    kept = next(each for number in range(1_000_000) if not (each := Path(f"{wal}.damaged{number or ''}")).exists())
+    with os.fdopen(open_file(kept, os.O_WRONLY | os.O_EXCL), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    size = FRAME + (int.from_bytes(data[8:12], "big") or 65536)
+    os.truncate(wal, HEADER + end * size if end else 0)
+    for beside in (Path(f"{path}-shm"), _note(path)):
+        beside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return f"{wal}: cut behind frame {end}, where the damage begins; what it was is in {kept.name}"
+
+
+def _check_idle(path: Path) -> None:
+    """Raise LogError if a process has the database open: each has a lock on the index (SQLITE_SHM_DMS)."""
+    try:
+        descriptor = os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)
+    except OSError as error:
+        raise LogError(f"{path}: another process has it open; end that first, then repair it") from error
+    finally:
+        os.close(descriptor)
 
 
 def _frames(wal: bytes) -> Iterator[_Frame]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from esper.errors import DecodeError
 from esper.events.telemetry import StepsMeasured
-from esper.log.exclusions import excluded, struck
+from esper.log.exclusions import left_out, struck
 from esper.log.port import RUNS, TELEMETRY, Entry, Log
 from esper.log.records import event_of
 from esper.nissa import telemetry
@@ -129,7 +129,7 @@ def _topic(client: Client, log: Log, topic: str, horizon: int) -> Iterator[Findi
     done = done_of(client, log_id, topic, bounds)
     expected = _Expected(horizon)
     entries = log.since(topic, {partition: first - 1 for partition, (first, _) in bounds.items()})
-    for entry in struck(entries, excluded(log)) if topic == RUNS else entries:
+    for entry in struck(entries, left_out(log)) if topic == RUNS else entries:
         if entry.position.offset <= done.get(entry.position.partition, -1):
             expected.add(entry)
     given = {

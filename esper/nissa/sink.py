@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from esper.errors import LogError, UsageError
-from esper.log.exclusions import excluded, struck
+from esper.log.exclusions import left_out, struck
+from esper.log.ordering import Excluded
 from esper.log.port import ASSETS, PARTITIONS, RUNS, TELEMETRY, Entry, Log, Position
 from esper.nissa.ahead import ahead, uncollected
 from esper.nissa.letters import Letters
@@ -50,7 +51,7 @@ class Sink:
         self._ids: dict[str, str] = {}
         self._looked = time.monotonic()
         self._letters = Letters(log)
-        self._out: Mapping[Position, bytes] = {}  # of records that operators took out of runs
+        self._out: Excluded = frozenset()  # of records that operators took out of runs
         self._sizes = {topic: _bounds(topic).most for topic in TOPICS}
         self.places: dict[str, dict[int, int]] = {topic: {} for topic in TOPICS}
         """By topic and partition, of those that it has begun, the last offset that is done; -1: none."""
@@ -69,7 +70,7 @@ class Sink:
         """Find out what is done of these partitions, and undo what lies beyond; ``advance`` fills them from now on."""
         with self._told():
             log_id = self._ids[topic] = self._log.topic_id(topic)
-            self._out = excluded(self._log)
+            self._out = left_out(self._log)
             note_log(self._client, self._log.url, log_id, topic, DONE[topic])
             done = done_of(self._client, log_id, topic, partitions)
             self._compare(topic, done)
@@ -175,7 +176,7 @@ class Sink:
         for topic, log_id in self._ids.items():
             if self._log.topic_id(topic) != log_id:
                 raise LogError(f"{self._log.url}: {topic} was made anew; it is begun from its beginning")
-        self._out = excluded(self._log)
+        self._out = left_out(self._log)
         self._looked = time.monotonic()
 
     def _look_at_gap(self, topic: str, batch: list[Entry]) -> None:

@@ -23,11 +23,13 @@ from esper.tamiyo.state import RunState
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A run after its first ``state.sequence`` events; ``link`` is the link (hex) that the event behind them has. It
-    tells whether the log has the last one there, and so every one before it."""
+    """A run after its first ``state.sequence`` events; ``link`` is the link (hex) that the event behind them has, and
+    ``position`` where the last of them lies. They tell whether the log has that one there, and so every one before it.
+    """
 
     state: RunState
     link: str
+    position: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class _Stored:
 
     version: str
     link: str
+    position: str
     state: RunState
     records: tuple[runs.Health, ...]
     measured: dict[str, int]
@@ -59,6 +62,7 @@ def to_bytes(folded: Folded) -> bytes:
     stored = _Stored(
         version=version(),
         link=folded.link,
+        position=folded.position,
         state=replace(folded.state, measured={}),
         records=tuple(records.values()),
         measured={site: places[id(record)] for site, record in measured.items()},
@@ -75,7 +79,7 @@ def from_bytes(data: bytes) -> Folded:
         measured = {site: stored.records[place] for site, place in stored.measured.items()}
     except (ValueError, IndexError) as error:
         raise CorruptArtifact(f"the folded run cannot be read ({error!s:.200}); fold the run again") from error
-    return Folded(replace(stored.state, measured=measured), stored.link)
+    return Folded(replace(stored.state, measured=measured), stored.link, stored.position)
 
 
 @cache

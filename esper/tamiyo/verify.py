@@ -49,10 +49,12 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What was checked: how many events, observations, decisions, verdicts, audits and transitions were computed
-    again, and every finding. ``unknown_policy`` counts decisions that this version cannot make again."""
+    again, and every finding. ``unknown_policy`` counts decisions that this version cannot make again. ``cut`` is the
+    first event of the last transaction if that lacks events, which no trainer leaves, for it writes all at once."""
 
     findings: tuple[Finding, ...]
     counts: dict[str, int]
+    cut: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -64,8 +66,9 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
 
     Raises RunUnusable for a run whose rules this version does not know.
     """
-    found = _Verification(run_id)
+    found, first = _Verification(run_id), 1
     for transaction in transactions(events):
+        found.lacks, first = False, found.state.sequence + 1
         try:
             found.take(transaction)
         except (SequenceGap, IllegalMove) as error:
@@ -75,7 +78,7 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
             said = f"{type(error).__name__}: {error}"
             found.find("what can be computed with", f"its values are none that a run can have ({said}); {UNCHECKED}")
             break
-    return Report(tuple(found.findings), dict(found.counts))
+    return Report(tuple(found.findings), dict(found.counts), first if found.lacks else None)
 
 
 def transactions(events: Iterable[Event]) -> Iterator[deque[Event]]:
@@ -112,7 +115,7 @@ _COUNTED = ("events", "transitions", "observations", "decisions", "verdicts", "a
 
 
 class _Verification:
-    """One run's, as far as it has come: ``state``."""
+    """One run's, as far as it has come: ``state``. ``lacks`` says whether the last transaction lacks events."""
 
     def __init__(self, run_id: str) -> None:
         self.findings: list[Finding] = []
@@ -121,6 +124,7 @@ class _Verification:
         self._between = Between()
         self._asked: Questions | None = None
         self._answered: set[UUID] = set()  # signals
+        self.lacks = False
         self._last: object = None  # the content of the last event
 
     def find(self, rule: str, what: str) -> None:
@@ -178,6 +182,7 @@ class _Verification:
             return returned
         except NotOnTheLog as error:
             self.find(error.rule, str(error))
+            self.lacks = not events
             while events:
                 self._fold(events.popleft())
             return None

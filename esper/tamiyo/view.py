@@ -11,15 +11,15 @@ its host's affair.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
 from esper.events import Event, runs, signals
 from esper.events.codec import jsonable
 from esper.kasmina.stages import IllegalMove
-from esper.log.ordering import Order
-from esper.log.port import Entry, Position
+from esper.log.ordering import Excluded, Order
+from esper.log.port import Entry
 from esper.tamiyo.fold import apply
 from esper.tamiyo.state import FOLD, MEASUREMENTS, RunState, SeedState
 
@@ -48,12 +48,12 @@ class RunView:
         self,
         run_id: str,
         unreadable: Callable[[Entry, DecodeError], None],
-        excluded: Mapping[Position, bytes] | None = None,
+        excluded: Excluded = frozenset(),
     ) -> None:
         self.state = RunState(run_id)
         self.trouble: dict[str, Any] | None = None
         self._unreadable, self._unread = unreadable, False
-        self._order = Order(excluded=excluded or {}, unreadable=self._note)
+        self._order = Order(excluded=excluded, unreadable=self._note)
 
     def take(self, entry: Entry) -> tuple[Event | None, Pieces]:
         """The event in ``entry``, if it is the run's next, and the pieces that it changed."""

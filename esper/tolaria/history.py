@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, DecodeError, EsperError, LogError, LogRefused, SequenceConflict, SequenceGap
@@ -18,7 +17,7 @@ from esper.events.runs import CheckpointCommitted
 from esper.kasmina.stages import IllegalMove
 from esper.log.chain import Mark, digest
 from esper.log.deadletter import Letter, letters, sending_to
-from esper.log.exclusions import order_of
+from esper.log.exclusions import excluded, order_of
 from esper.log.ordering import Order
 from esper.log.port import RUNS, Entry, Log, Position
 from esper.log.records import event_of
@@ -29,7 +28,6 @@ from esper.tolaria.checkpoint import Checkpoints
 from esper.tolaria.reopening import WRITER
 
 logger = logging.getLogger("esper")
-FIRST_STRIDE = 16  # positions before a checkpoint's event at which to look first for the one that it was taken at
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,9 @@ def recent(log: Log, store: ArtifactStore, run_id: str) -> History | None:
 def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
     if any(_stands_in_the_way(letter, run_id) for letter in letters(log)):
         raise CorruptArtifact("some of its records could not be read")
-    entry, committed = _newest(log, run_id)
+    if excluded(log, run_id):
+        raise CorruptArtifact("records were taken out of it, perhaps before its last checkpoint")
+    committed = _newest(log, run_id)
     folded = Checkpoints(store, run_id).folded(committed.manifest, committed.fold)
     if folded is None or (folded.state.run_id, folded.state.sequence) != (run_id, committed.sequence):
         raise CorruptArtifact(f"the checkpoint of step {committed.step} does not say how the run was folded")
@@ -91,9 +91,12 @@ def _recent(log: Log, store: ArtifactStore, run_id: str) -> History:
     if settings_of(state).decision.where != "local":
         raise CorruptArtifact("which proposals were answered is in no checkpoint")
     bad: list[tuple[Entry, DecodeError]] = []
-    mark = Mark(state.writer_epoch, state.sequence, bytes.fromhex(folded.link), state.sequence)
+    place = Position.parse(folded.position)
+    mark = Mark(state.writer_epoch, state.sequence, bytes.fromhex(folded.link), state.sequence, place)
     order = order_of(log, run_id, after=mark, unreadable=lambda *each: bad.append(each))
-    known = _extended(History(state, [], order, committed.step, state.sequence + 1), order, _behind(log, entry, folded))
+    known = _extended(
+        History(state, [], order, committed.step, state.sequence + 1), order, _behind(log, run_id, folded)
+    )
     for each in bad:  # only now: where this fails, the whole run is read and tells them
         sending_to(log, WRITER)(*each)
     return known
@@ -105,42 +108,29 @@ def _stands_in_the_way(letter: Letter, run_id: str) -> bool:
     return letter.outcome is None and content.key == run_id and content.source.startswith(f"{RUNS}/")
 
 
-def _newest(log: Log, run_id: str) -> tuple[Entry, CheckpointCommitted]:
+def _newest(log: Log, run_id: str) -> CheckpointCommitted:
     """The event of the run's last checkpoint."""
     place = log.checkpointed(run_id)
-    entry = None if place is None else next(_read(log, run_id, place, 1), None)
+    entry = None if place is None else next(_from(log, run_id, place), None)
     content = None if entry is None else event_of(entry).content
-    if entry is None or not isinstance(content, CheckpointCommitted):
+    if not isinstance(content, CheckpointCommitted):
         raise CorruptArtifact("the log names no checkpoint")
-    return entry, content
+    return content
 
 
-def _behind(log: Log, committed: Entry, folded: Folded) -> Iterator[Entry]:
-    """The entries behind the event that ``folded`` came to, which lies somewhere before ``committed``."""
-    place, sequence = committed.position, folded.state.sequence
-    stride = FIRST_STRIDE + 2 * ((committed.record.sequence or 0) - sequence)
-    while True:
-        entries = _read(log, committed.record.key, place, stride)
-        first = next(entries, committed)
-        if (first.record.sequence or 0) <= sequence:
-            break
-        if stride > place.offset:
-            raise CorruptArtifact(f"event {sequence} is not before the checkpoint's")
-        stride *= 4
-    for entry in chain([first], entries):
-        if digest(entry.record).hex() == folded.link:
-            if entry.record.epoch != folded.state.writer_epoch:
-                break
-            return entries
-        if (entry.record.sequence or 0) > sequence:
-            break
-    raise CorruptArtifact(f"event {sequence} is not the one that the checkpoint was folded to")
+def _behind(log: Log, run_id: str, folded: Folded) -> Iterator[Entry]:
+    """The entries behind the event that ``folded`` came to."""
+    place = Position.parse(folded.position)
+    entries = _from(log, run_id, place)
+    last = next(entries, None)
+    if last is None or last.position != place or digest(last.record).hex() != folded.link:
+        raise CorruptArtifact(f"event {folded.state.sequence} is not the one that the checkpoint was folded to")
+    return entries
 
 
-def _read(log: Log, run_id: str, place: Position, stride: int) -> Iterator[Entry]:
-    """The run's entries from at most ``stride`` before ``place`` on. How many of them lie there, none may be, is a
-    guess: positions have holes, and others write in between."""
-    return iter(log.read(RUNS, key=run_id, after=replace(place, offset=max(place.offset - stride, -1))))
+def _from(log: Log, run_id: str, place: Position) -> Iterator[Entry]:
+    """The run's entries from ``place`` on."""
+    return iter(log.read(RUNS, key=run_id, after=replace(place, offset=place.offset - 1)))
 
 
 def _extended(known: History, order: Order, entries: Iterable[Entry]) -> History:

@@ -153,9 +153,13 @@ class Journal:
                 tail = newest.result(timeout=self._settings.patience)
             except (TimeoutError, CancelledError) as error:
                 raise self._silence() from error
-            if tail.link is None or (tail.epoch, tail.sequence) != (state.writer_epoch, state.sequence):
+            if (
+                tail.link is None
+                or tail.position is None
+                or (tail.epoch, tail.sequence) != (state.writer_epoch, state.sequence)
+            ):
                 return None
-            return Folded(state, tail.link.hex())
+            return Folded(state, tail.link.hex(), str(tail.position))
 
         return settled
 

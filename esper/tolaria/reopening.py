@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
 
-from esper.errors import Fenced, SequenceConflict, SequenceGap
+from esper.errors import Fenced, SequenceConflict
 from esper.events import RunContent
 from esper.events.codec import decode
 from esper.events.ids import run_event_id
 from esper.events.runs import Environment, RunResumed
 from esper.log.chain import Mark
+from esper.log.claims import follow_on
 from esper.log.deadletter import sending_to
 from esper.log.exclusions import order_of
 from esper.log.ordering import Order
@@ -65,7 +66,7 @@ class Writers:
         writer = self.open()
         try:
             order, found = self._read(tail)  # the lost transaction is settled now; a rival may have come in between
-            follow_on(writer, order)
+            follow_on(self._log, writer, order)
             return Reopened(writer, order.mark, is_on_the_log(sent, [entry.record for entry in found]))
         except BaseException:
             writer.close()
@@ -85,7 +86,7 @@ class Writers:
         if order.mark.link != tail.link:
             raise SequenceConflict(
                 f"run {self.run_id}: the log ends at event {order.sequence}, but event {tail.sequence} was committed; "
-                "copy the run again from a log that has it whole"
+                "copy the run to a new log from one that has it whole"
             )
 
     def resumed(self, state: RunState, epoch: int) -> Record:
@@ -106,25 +107,6 @@ class Writers:
             if epoch > tail.epoch and epoch not in self._epochs:
                 raise Fenced(self.run_id, epoch)
         return order, found
-
-
-def follow_on(writer: Writer, order: Order) -> None:
-    """Let ``writer`` go on where ``order`` has come to the end of its run. What the log counts beyond that are records
-    that are none of its events; raises SequenceGap if they could be, and SequenceConflict where the log counts less."""
-    last, position = order.mark.sequence, order.mark.position
-    if writer.sequence < last:
-        raise SequenceConflict(
-            f"run {writer.run_id}: event {last} at {position} was written by no trainer, for these have written "
-            f"{writer.sequence}; take it out with `esper dlq exclude {position} --why TEXT`",
-            position,
-        )
-    if writer.sequence > max(last, order.claimed):
-        raise SequenceGap(
-            f"run {writer.run_id}: event {last + 1} is missing, though the log counts {writer.sequence}; "
-            "copy the run again from a log that has it whole"
-        )
-    if writer.sequence > last:
-        writer.follow(last)
 
 
 def is_on_the_log(sent: Sequence[Record], found: Sequence[Record]) -> bool:

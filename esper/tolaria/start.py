@@ -37,6 +37,8 @@ from esper.events.runs import (
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import strip
 from esper.kasmina.sites import site_table, without_sites
+from esper.log.claims import follow_on
+from esper.log.ordering import Order
 from esper.settings import Settings, check_environment, settings_with
 from esper.tamiyo.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.policies import newest
@@ -51,7 +53,6 @@ from esper.tolaria.environment import environment
 from esper.tolaria.history import History, further, recent, whole
 from esper.tolaria.host import check_like, describe
 from esper.tolaria.journal import Journal
-from esper.tolaria.reopening import follow_on
 from esper.tolaria.replay import Replay
 from esper.tolaria.run import Run
 from esper.tolaria.sites import Sites, costs_of
@@ -185,7 +186,7 @@ def resume(
             return Run(run_id, None, before, ExitStack())
         if before.status in ("failed", "cancelled"):
             raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
-        _check_not_ahead(bench, before)
+        _check_not_ahead(bench, before, known.order)
         check_rules(before)
         check_algorithm(before)
         newest(settings_of(before).policy.name)  # is there, before a trainer that has it is fenced
@@ -250,7 +251,7 @@ def _take_up(
     writers, writer = bench.opened_writer()  # read again what a fenced trainer wrote until now
     known = further(bench.log, known)
     present = known.state
-    follow_on(writer, known.order)
+    follow_on(bench.log, writer, known.order)
     if present.status != before.status and present.status != "running":
         raise RunUnusable(f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume")
     journal = bench.opened.enter_context(closing(Journal(writers, writer, present, settings.log, known.order.mark)))
@@ -284,10 +285,11 @@ def _take_up(
     return trainer, known.first
 
 
-def _check_not_ahead(bench: Bench, state: RunState) -> None:
+def _check_not_ahead(bench: Bench, state: RunState, order: Order) -> None:
     """Raise SequenceGap where the store is newer than the log, as after a backup of the log alone was restored: going
-    on would make another history, and delete the files of the one that was."""
-    found = Checkpoints(bench.store, bench.run_id).ahead(state.sequence)
+    on would make another history, and delete the files of the one that was. Checkpoints that include what operators
+    took out are none of the run's."""
+    found = Checkpoints(bench.store, bench.run_id).ahead(max(state.sequence, order.left))
     if found is not None:
         step, sequence = found
         raise SequenceGap(

@@ -15,7 +15,7 @@ from esper.events.runs import AlertRaised, RunFailed, RunResumed
 from esper.events.schemas import UNKNOWN
 from esper.events.signals import CommandIssued
 from esper.log.chain import Mark, chained, digest, first_link
-from esper.log.ordering import LEAP, Order, in_order, once
+from esper.log.ordering import LEAP, Excluded, Order, in_order, once
 from esper.log.port import Entry, Position, Record
 from esper.log.records import asset_record, run_record, signal_record
 from tests.histories import ENVIRONMENT, RUN, History
@@ -212,8 +212,8 @@ def test_the_mark_is_where_another_reader_goes_on() -> None:
 # What operators take out
 
 
-def out(*records: tuple[int, Record]) -> dict[Position, bytes]:
-    return {Position("esper.runs", 0, offset): digest(each) for offset, each in records}
+def out(*records: tuple[int, Record]) -> Excluded:
+    return {(RUN, Position("esper.runs", 0, offset), digest(each)) for offset, each in records}
 
 
 def test_what_is_excluded_does_not_count_nor_does_what_follows_on_it() -> None:
@@ -229,6 +229,39 @@ def test_only_the_record_that_was_meant_is_excluded() -> None:
     assert places(*A_RUN, excluded=out((2, two), (9, three))) == places(*A_RUN)
     with pytest.raises(SequenceConflict):
         places(one, two, three, follow(record(1, 3), two), four, excluded=out((3, four)))
+
+
+def test_what_follows_on_an_excluded_event_goes_with_it_even_where_that_was_damaged() -> None:
+    one, two, three, four = A_RUN
+    damaged = replace(two, value=two.value[:-1] + bytes([two.value[-1] ^ 1]))
+    resumed = follow(record(4, 2, RESUMED), one)
+    order = Order(excluded=out((1, damaged)))
+    taken = [event.envelope.sequence for _, event in order.over(lying([one, damaged, three, four, resumed]))]
+    assert (taken, order.left, order.taken_out) == ([1, 2], 4, 3)
+
+
+def test_a_repeat_that_is_excluded_takes_nothing_with_it() -> None:
+    one, two, three, four = A_RUN
+    assert places(one, two, two, three, four, excluded=out((2, two))) == places(*A_RUN)
+
+
+def test_under_the_key_of_another_run_nothing_is_excluded() -> None:
+    elsewhere = {("another", position, own) for _, position, own in out((1, A_RUN[1]))}
+    assert places(*A_RUN, excluded=elsewhere) == places(*A_RUN)
+
+
+def test_a_repeat_of_an_event_from_before_is_known_to_who_can_look_there() -> None:
+    one, two, three, four = A_RUN
+    before = Order()
+    list(before.over(lying([one, two])))
+    with pytest.raises(SequenceConflict, match="event 1 is there before"):
+        places(one, three, four, after=before.mark)
+    order = Order(after=before.mark, earlier=lambda: before)
+    entries = lying([one, two, one, three, two, four])[2:]
+    assert [event.envelope.sequence for _, event in order.over(entries)] == [3, 4]
+    other = follow(record(1, 2, RESUMED), one)
+    with pytest.raises(SequenceConflict, match=r"event 2 is there at esper.runs/0:1 and, another, at esper.runs/0:9"):
+        order.take(replace(entries[0], record=other, position=Position("esper.runs", 0, 9)))
 
 
 def test_a_record_that_cannot_be_read_can_be_excluded_as_well() -> None:

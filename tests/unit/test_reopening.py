@@ -20,7 +20,7 @@ from esper.events.codec import decode
 from esper.events.ids import run_event_id, signal_id
 from esper.events.runs import AlertRaised, CheckpointCommitted, RunCompleted, RunPaused, RunResumed
 from esper.log.chain import Mark
-from esper.log.ordering import Order, in_order
+from esper.log.ordering import LEAP, Order, in_order
 from esper.log.port import RUNS, Record
 from esper.log.records import asset_record, run_record
 from esper.log.sqlite import SqliteLog
@@ -364,18 +364,22 @@ def test_an_error_that_stays_ends_it_at_once(error: LogError, life: Callable[...
         run.submit(alert(1))
 
 
-def test_more_events_than_can_be_read_are_a_gap(tmp_path: Path) -> None:
+def test_a_writer_goes_on_where_its_run_ends_if_the_log_counts_no_other_events(tmp_path: Path) -> None:
     log = SqliteLog("sqlite:///log.db", tmp_path / "log.db")
     writer = log.open_writer(RUN)
-    order = Order(after=Mark(sequence=5))
-    with pytest.raises(SequenceConflict, match=r"event 5 .* was written by no trainer, for these have written 0"):
-        follow_on(writer, order)
+    order = Order(after=Mark(epoch=1, sequence=5))
+    with pytest.raises(SequenceConflict, match=r"written 0 events by the log's count, but 5 are there: "):
+        follow_on(log, writer, order)
     writer.sequence = 5
-    follow_on(writer, order)
+    follow_on(log, writer, order)
     writer.sequence = 7
+    order.claimed = 7  # by records that readers passed over, which no writer of this log has counted
     with pytest.raises(SequenceGap, match=r"event 6 is missing, though the log counts 7"):
-        follow_on(writer, order)
-    order.claimed = 7  # by records that readers passed over
-    follow_on(writer, order)
+        follow_on(log, writer, order)
+    order.left = 7  # by records that were taken out
+    follow_on(log, writer, order)
     assert writer.sequence == 5
+    writer.epoch = 2 + LEAP
+    with pytest.raises(LogRefused, match=rf"counts {2 + LEAP} writers, but its last event is of epoch 1"):
+        follow_on(log, writer, order)
     log.close()
