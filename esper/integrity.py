@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from esper.artifacts.port import ArtifactStore, Stored
-from esper.errors import CorruptArtifact, DecodeError, EsperError
+from esper.errors import CorruptArtifact, DecodeError, EsperError, RunUnusable
 from esper.events.assets import KernelCompiled
 from esper.events.runs import CheckpointCommitted
 from esper.kasmina.stages import IllegalMove, Stage
@@ -19,6 +19,7 @@ from esper.log.records import event_of
 from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import newest_usable
 from esper.tamiyo.state import ENDED, RunState
+from esper.tamiyo.verify import verify
 
 KERNELS = "kernels"
 GRACE = 3600.0
@@ -41,10 +42,15 @@ class Report:
         return self.log.findings
 
 
-def check(log: Log, store: ArtifactStore, run_id: str | None = None) -> Report:
-    """Look at everything, or at what is one run's. Raises LogError and EsperError where it cannot be read now."""
+def check(log: Log, store: ArtifactStore, run_id: str | None = None, *, own: bool = False) -> Report:
+    """Look at everything, or at what is one run's. ``own`` says that the store's runs are on this very log, so one that
+    is only in the store is lost.
+
+    Raises LogError and EsperError where it cannot be read now.
+    """
     report = Report(check_log(log, run_id))
     compiled = _compiled(log)
+    in_store = {key.split("/")[1] for key in store.keys("runs/")}
     named: set[str] = set()
     for name in sorted(report.log.orders.keys() - report.log.stopped):
         try:
@@ -53,14 +59,19 @@ def check(log: Log, store: ArtifactStore, run_id: str | None = None) -> Report:
             report.log.stopped.add(name)
             report.log.find(name, "its events", f"they do not make a run ({error}); `esper verify {name}` says where")
             continue
-        named |= _Run(report, store, state, compiled).check()
-    in_store = {key.split("/")[1] for key in store.keys("runs/")}
-    for name in sorted(in_store & report.log.orders.keys() - report.log.stopped):
-        left = [each for each in store.stored(f"runs/{name}/") if each.key not in named]
-        if left and not _is_ahead(report, store, name, left):
-            report.left_over[f"runs/{name}"] = left
+        order = report.log.orders[name]
+        ahead = _find_ahead(report, store, name, max(order.mark.sequence, order.left))
+        run = _Run(report, store, state, compiled, ahead)
+        own_files = run.check()
+        named |= own_files
+        if not ahead:
+            left = [each for each in store.stored(f"runs/{name}/") if each.key not in own_files]
+            if left:
+                report.left_over[f"runs/{name}"] = left
     if run_id is None:
         report.strangers = sorted(in_store - report.log.orders.keys())
+        for name in report.strangers if own else ():
+            _find_ahead(report, store, name, 0)
         known = named | {f"{KERNELS}/{kernel}" for kernel in compiled}
         spare = [each for each in store.stored(f"{KERNELS}/") if each.key not in known]
         if spare and not report.strangers and not report.log.stopped:  # whose kernels they may be
@@ -72,15 +83,22 @@ def check(log: Log, store: ArtifactStore, run_id: str | None = None) -> Report:
 
 
 def repair(report: Report, log: Log, store: ArtifactStore) -> Iterator[str]:
-    """Remove what is left over and older than GRACE, but of runs that have a trainer; says what was done."""
+    """Remove what is left over and older than GRACE, but of runs that have a trainer, or of which anything is wrong:
+    what their log says of their files may not be so. Says what was done."""
     for folder in report.left_over:
-        runs = [folder] if folder != KERNELS else [f"runs/{name}" for name in report.log.orders]
+        run_id = None if folder == KERNELS else folder.partition("/")[2]
+        runs = [folder] if run_id is not None else [f"runs/{name}" for name in report.log.orders]
         with ExitStack() as held:
             if not all(held.enter_context(store.alone(run)) for run in runs):
                 yield f"{folder}: a trainer has it, and nothing there was removed; repair it when that has ended"
                 continue
             # Looked at again: a trainer may have come and gone since, and have written the very files anew.
-            left = check(log, store, None if folder == KERNELS else folder.partition("/")[2]).left_over.get(folder, [])
+            again = check(log, store, run_id)
+            doubt = _doubt(again, log, run_id)
+            if doubt is not None:
+                yield f"{folder}: nothing was removed, for {doubt}"
+                continue
+            left = again.left_over.get(folder, [])
             old = [each for each in left if each.age > GRACE]
             for each in old:
                 store.delete(each.key)
@@ -91,6 +109,20 @@ def repair(report: Report, log: Log, store: ArtifactStore) -> Iterator[str]:
     swept = store.sweep(GRACE)
     if swept:
         yield f"half-written files removed, {swept:,} bytes"
+
+
+def _doubt(report: Report, log: Log, run_id: str | None) -> str | None:
+    """Why nothing may be removed; None if the runs are whole and follow the rules."""
+    for name in report.log.orders if run_id is None else [run_id]:
+        if any(each.run_id in (name, None) for each in report.findings):
+            return f"something is wrong with run {name}: mend that first"
+        try:
+            found = verify(name, (event for _, event in run_events(log, name, unreadable=_told)))
+        except RunUnusable as error:
+            return str(error)
+        if not found.ok:
+            return f"run {name} does not follow the rules: `esper verify {name}` says where"
+    return None
 
 
 def _compiled(log: Log) -> dict[str, bool]:
@@ -109,9 +141,11 @@ def _compiled(log: Log) -> dict[str, bool]:
 class _Run:
     """The files of one run. A file that several checkpoints name is looked at once."""
 
-    def __init__(self, report: Report, store: ArtifactStore, state: RunState, compiled: dict[str, bool]) -> None:
+    def __init__(
+        self, report: Report, store: ArtifactStore, state: RunState, compiled: dict[str, bool], ahead: bool
+    ) -> None:
         self._report, self._store, self._state, self._compiled = report, store, state, compiled
-        self._run_id, self._folder = state.run_id, f"runs/{state.run_id}"
+        self._run_id, self._folder, self._ahead = state.run_id, f"runs/{state.run_id}", ahead
         self._damage: dict[str, str | None] = {}  # by key, what is wrong with the file
 
     def check(self) -> set[str]:
@@ -134,6 +168,8 @@ class _Run:
         return set(self._damage)
 
     def _consequence(self, usable: int | None) -> str:
+        if self._ahead:
+            return "the log that lies here is older than the store, so it may have been retired since"
         if usable is None:
             return "no checkpoint is whole, so nothing of the run can be loaded or resumed; restore the artifacts"
         if self._state.status in ENDED:
@@ -193,23 +229,28 @@ def _told(entry: Entry, error: DecodeError) -> None:
     """What is none of the run's events was found before."""
 
 
-def _is_ahead(report: Report, store: ArtifactStore, run_id: str, left: list[Stored]) -> bool:
-    """Whether there are checkpoints that nothing names because the log ends before them: then nothing is left over."""
-    end = report.log.orders[run_id].mark.sequence
-    for each in left:
-        if "/manifests/" not in each.key:
-            continue
-        sha256 = each.key.rpartition("/")[2].removesuffix(".json")
+def _find_ahead(report: Report, store: ArtifactStore, run_id: str, end: int) -> bool:
+    """Find the newest checkpoint in the store that was taken behind event ``end``, where the log ends. No manifest is
+    written before the log has what it includes, so there the log's end, or all of the run, is lost."""
+    newest = (end, 0, "")  # event, step, key
+    for key in store.keys(f"runs/{run_id}/manifests/"):
+        sha256 = key.rpartition("/")[2].removesuffix(".json")
         try:
-            raw = json.loads(store.get(each.key, sha256))
-            step, sequence = int(raw["step"]), int(raw["sequence"])
+            raw = json.loads(store.get(key, sha256))
+            sequence, step = int(raw["sequence"]), int(raw["step"])
         except (EsperError, ValueError, LookupError, TypeError):
-            continue  # left half written, or damaged: nothing needs it
-        if sequence > end:
-            what = (
-                f"the log of the run ends at event {end}, but the store holds a checkpoint of step {step:,} that was "
-                f"taken at event {sequence}: the log's end is missing, as in a backup; restore a newer copy of the log"
-            )
-            report.log.find(run_id, each.key, what)
-            return True
-    return False
+            continue  # left half written, or damaged
+        if sequence > newest[0]:
+            newest = sequence, step, key
+    sequence, step, key = newest
+    if not key:
+        return False
+    there = f"the log of the run ends at event {end}" if end else "this log has no such run"
+    lost = "its end is missing" if end else "it was lost"
+    what = (
+        f"{there}, but the store holds a checkpoint of step {step:,} that was taken at event {sequence}: {lost}, as in "
+        f"a backup, and resume refuses; restore a newer copy of the log, or put back the folder runs/{run_id} that was "
+        "copied with this one"
+    )
+    report.log.find(run_id, key, what)
+    return True

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from esper.artifacts.port import Stored, checked
+from esper.artifacts.port import Stored, checked, is_key
 from esper.errors import CorruptArtifact, EsperError
 from esper.locks import locked, share
 from esper.private import make_folder, open_file, sync_folder
@@ -37,7 +38,9 @@ class FileStore:
             if path.parent not in self._swept:
                 self._swept.add(path.parent)
                 _sweep(path.parent)
-            if not _holds(path, data):
+            if _holds(path, data):
+                os.utime(path)  # it is needed from now on: no repair may take it for what was left long ago
+            else:
                 _write(path, data)
             # Even when it was there: whoever renamed it may not have come as far as this.
             sync_folder(path.parent)
@@ -49,12 +52,12 @@ class FileStore:
 
     def get(self, key: str, sha256: str) -> bytes:
         with self._reading(key):
-            data = (self._folder / checked(key)).read_bytes()
+            data = self._file(key).read_bytes()
         self._compare(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
     def check(self, key: str, sha256: str) -> int:
-        with self._reading(key), open(self._folder / checked(key), "rb") as file:
+        with self._reading(key), open(self._file(key), "rb") as file:
             found, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
         self._compare(key, found, sha256)
         return size
@@ -81,7 +84,9 @@ class FileStore:
             for name in names
             if not name.startswith(".")
         )
-        yield from sorted(key for key in found if key.startswith(prefix))
+        for key in sorted(key for key in found if key.startswith(prefix) and is_key(key)):
+            if self.exists(key):  # and is no pipe, nor a link to nowhere
+                yield key
 
     def stored(self, prefix: str = "") -> Iterator[Stored]:
         for key in self.keys(prefix):
@@ -131,6 +136,14 @@ class FileStore:
                 f"artifact {key} could not be read from {self._folder} ({error.strerror or error}); "
                 "mend the disk or the file's permissions, then try again"
             ) from error
+
+    def _file(self, key: str) -> Path:
+        """Where it lies; raises FileNotFoundError where reading might wait for ever, as at a pipe."""
+        path = self._folder / checked(key)
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise FileNotFoundError(path)
+        return path
 
     def _compare(self, key: str, found: str, sha256: str) -> None:
         if found != sha256:

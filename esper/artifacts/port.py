@@ -60,12 +60,17 @@ class ArtifactStore(Protocol):
         """Within it, nobody writes in ``folder``; gives False, and holds nothing, where somebody does."""
 
 
+def is_key(key: str) -> bool:
+    """Whether ``key`` is one."""
+    return len(key) <= _LONGEST and _KEY.fullmatch(key) is not None
+
+
 def checked(key: str) -> str:
     """``key`` itself, if it is one: letters, digits and ``._-`` between slashes, no part beginning with a dot.
 
     Raises UsageError.
     """
-    if len(key) > _LONGEST or _KEY.fullmatch(key) is None:
+    if not is_key(key):
         raise UsageError(
             f"{key[:80]!r} is not an artifact's key; use letters, digits and ._- between single slashes, "
             f"no part beginning with a dot, {_LONGEST} characters at most"

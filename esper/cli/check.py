@@ -14,24 +14,28 @@ from esper.cli.reading import existing_log, log_with
 from esper.errors import UsageError
 from esper.integrity import Report, repair
 from esper.integrity import check as look
+from esper.log import mended
+from esper.settings import log_url
 
 
 @click.command()
 @click.argument("run_id", metavar="[RUN]", required=False)
-@click.option("--repair", "mend", is_flag=True, help="Remove files that nothing names and that are older than an hour.")
+@click.option("--repair", "mend", is_flag=True, help="Remove files that nothing names for an hour; cut a damaged -wal.")
 @common
 def check(place: Place, run_id: str | None, mend: bool) -> int:
     """Look at every record and file, or at those of one run: is it what was written?
 
     Says what is damaged, where, and what follows from it; exits 1 then. Files that nothing names are what killed
-    trainers leave; --repair removes these and nothing else.
+    trainers leave; --repair removes these and nothing else, of runs that are whole. Where SQLite's -wal file is
+    damaged, --repair lets what lies before the damage count, and keeps what it was beside it.
     """
+    done = mended(place.log) if mend else []
     log = existing_log(place) if run_id is None else log_with(place, run_id)
     if log is None:
-        raise UsageError(f"there is no log {place.log}; name it with --log or --home {Path(place.home)}")
+        raise UsageError(f"there is no log {place.log}; name it with --log, or its folder with --home")
     store = open_store(f"file:///{(Path(place.home) / 'artifacts').absolute()}")
-    report = look(log, store, run_id)
-    done = list(repair(report, log, store)) if mend else []
+    report = look(log, store, run_id, own=place.log == log_url(place.home))
+    done += list(repair(report, log, store)) if mend else []
     if place.json:
         left = {folder: sum(each.size for each in files) for folder, files in report.left_over.items()}
         findings = [asdict(each) for each in report.findings]
@@ -67,8 +71,9 @@ def _counts(report: Report) -> dict[str, int]:
 
 def _summary(report: Report) -> str:
     looked = ", ".join(f"{count:,} {name}" for name, count in _counts(report).items() if name != "unsummed")
-    older = f" ({report.log.unsummed:,} records have no checksum: an older Esper wrote them)" * bool(
-        report.log.unsummed
+    unsummed = report.log.unsummed
+    older = (
+        f" ({unsummed:,} records have no checksum: an older Esper or another program wrote them)" if unsummed else ""
     )
     count = len(report.findings)
     result = "all is as it was written" if not count else f"{count} {'thing is' if count == 1 else 'things are'} not"

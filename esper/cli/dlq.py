@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import deque
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from esper.artifacts import open_store
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.cli.reading import existing_log, state_of
@@ -18,7 +19,7 @@ from esper.errors import DecodeError, Disordered, EsperError, LogError, RunUnusa
 from esper.events import Event
 from esper.log.chain import digest
 from esper.log.deadletter import Letter, letters, resolved_record
-from esper.log.exclusions import Passed, excluded, exclusion_record, noting, run_events
+from esper.log.exclusions import excluded, exclusion_record, exclusions, order_of, run_events
 from esper.log.port import RUNS, SIGNALS, Entry, Log, Position
 from esper.log.records import event_of
 from esper.tamiyo import verify as check
@@ -32,16 +33,28 @@ def dlq() -> None:
 @dlq.command("list")
 @common
 def list_(place: Place) -> None:
-    """List the dead letters, the oldest first."""
+    """List the dead letters, and what was taken out of runs, the oldest first."""
     log = existing_log(place)
-    found = letters(log) if log is not None else []
+    found, out = ([], []) if log is None else (letters(log), exclusions(log))
     if place.json:
-        print_json({"dead_letters": [_told(letter) for letter in found]})
-    elif not found:
+        taken = [{"key": entry.record.key, **asdict(content), "time": str(entry.timestamp)} for entry, content in out]
+        print_json({"dead_letters": [_told(letter) for letter in found], "excluded": taken})
+        return
+    if not found:
         click.echo(f"there are no dead letters in {place.log}")
     else:
         columns = ("record", "error", "schema", "key", "bytes", "written", "resolved")
         print_table(columns, [_row(letter) for letter in found])
+    if out:
+        rows = [
+            (content.source, entry.record.key, content.why, f"{entry.timestamp.astimezone():%Y-%m-%d %H:%M}")
+            for entry, content in out
+        ]
+        print_table(
+            ("record", "run", "why", "taken out"),
+            [tuple(map(_printable, row)) for row in rows],
+            title="taken out of runs",
+        )
 
 
 @dlq.command()
@@ -101,8 +114,9 @@ def redrive(place: Place, positions: tuple[str, ...]) -> int:
 def exclude(place: Place, position: str, why: str) -> None:
     """Take a record out of its run, after a fork, a forgery or damage: no reader takes it for an event any more.
 
-    POSITION is one that a message names, on esper.runs. Events that follow on the record go with it, so of a fork one
-    branch is left. No other record can be taken out, and nothing is deleted.
+    POSITION is one that a message names, on esper.runs. What follows on the record goes with it, so of a fork one
+    branch is left, and of a damaged run what lies before. An event that is no branch of a fork, breaks no rule and is
+    not the last one cannot be taken out. Nothing is deleted, and nothing brings the record back.
     """
     source = Position.parse(position)
     log = _log(place)
@@ -112,7 +126,7 @@ def exclude(place: Place, position: str, why: str) -> None:
     run_id = entry.record.key
     already = (run_id, source, digest(entry.record)) in excluded(log, run_id)
     if not already:
-        _check_doubtful(log, entry)
+        _check_doubtful(place, log, entry)
         writer = f"cli/{socket.gethostname()}/{os.getpid()}"
         log.signal(exclusion_record(entry, why, writer=writer, time=datetime.now(UTC)))
         rest = _cut_transaction(log, run_id)
@@ -128,21 +142,43 @@ def exclude(place: Place, position: str, why: str) -> None:
         click.echo(f"{source} was taken out {'before' if already else 'of run ' + run_id}; {result}")
 
 
-def _check_doubtful(log: Log, entry: Entry) -> None:
-    """Raise UsageError for a record that every reader takes, that nothing speaks against and on which another follows:
-    whether a run's last event is its trainer's, only people can know."""
-    run_id, passed = entry.record.key, list[Passed]()
-    doubtful: tuple[str, ...] = ()
+def _check_doubtful(place: Place, log: Log, entry: Entry) -> None:
+    """Raise UsageError for a run's event that every reader takes, that nothing speaks against and on which another
+    follows; and for its last one while a trainer goes on with it: else only people can know whether it is a trainer's.
+    """
+    run_id, order = entry.record.key, order_of(log, entry.record.key, unreadable=lambda entry, error: None)
+    read = list[tuple[Entry, Event]]()
+    doubtful: set[str] = set()
     try:
-        last = deque(run_events(log, run_id, unreadable=noting(passed)), maxlen=1)
-        doubtful = tuple(str(each.position) for each, _ in last)
+        read.extend(order.over(log.read(RUNS, key=run_id)))
     except Disordered as error:
-        doubtful = error.positions
-    if str(entry.position) not in (*doubtful, *(str(each.position) for each in passed)):
-        others = " or ".join(doubtful) or "none of its records"
+        doubtful.update(error.positions)
+    if str(entry.position) in doubtful or not order.has(entry.position):
+        return
+    counted = log.counted(run_id)
+    if counted is not None and (entry.record.sequence or 0) > counted.sequence:
+        return
+    report = check.verify(run_id, (event for _, event in read))
+    doubtful.update(str(read[each.sequence - 1][0].position) for each in report.findings if each.sequence <= len(read))
+    last = order.mark.position
+    if last == entry.position and str(last) not in doubtful:
+        if not _is_trained(place, run_id):
+            return
+        raise UsageError(f"{last} cannot be taken out while a trainer goes on with run {run_id}; stop that first")
+    if str(entry.position) not in doubtful:
+        others = " or ".join(sorted({*doubtful, str(last)}))
         raise UsageError(
             f"{entry.position} cannot be taken out of run {run_id}: nothing speaks against it; {others} can"
         )
+
+
+def _is_trained(place: Place, run_id: str) -> bool:
+    """Whether a trainer has the run's files, as far as they are here."""
+    artifacts = (Path(place.home) / "artifacts").absolute()
+    if not (artifacts / "runs" / run_id).is_dir():
+        return False
+    with open_store(f"file:///{artifacts}").alone(f"runs/{run_id}") as alone:
+        return not alone
 
 
 def _cut_transaction(log: Log, run_id: str) -> Entry | None:

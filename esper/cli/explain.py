@@ -50,7 +50,7 @@ def verify(place: Place, run_id: str) -> int:
     passed: list[Passed] = []
     order = order_of(log, run_id, unreadable=noting(passed))
     report = check.verify(run_id, _noting(order.over(log.read(RUNS, key=run_id)), places))
-    ok, chained = report.ok and not passed, order.mark.chained
+    ok, chained = report.ok and not passed and report.counts["events"] > 0, order.mark.chained
     if place.json:
         findings = [{**jsonable(each), "position": _position(places, each.sequence)} for each in report.findings]
         told = {"run_id": run_id, "ok": ok, "counts": report.counts, "chained": chained, "findings": findings}
@@ -61,8 +61,11 @@ def verify(place: Place, run_id: str) -> int:
             again = f"; so it is said of {more} more, the last of them event {last}" if more else ""
             click.echo(f"event {first} at {_position(places, first)}: {what} (rule: {rule}){again}")
         counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.counts.items() if count)
-        click.echo(f"run {run_id}: {counted} computed again: {_result(len(report.findings))}")
-        if chained != 1:
+        none = "none of its records counts as an event"
+        click.echo(f"run {run_id}: {f'{counted} computed again: {_result(len(report.findings))}' if counted else none}")
+        if order.taken_out:
+            click.echo(f"run {run_id}: {order.taken_out:,} records were taken out; `esper dlq list` says which and why")
+        if chained != 1 and report.counts["events"]:
             click.echo(f"run {run_id}: {_covered(chained)}")
     for each in passed:
         click.echo(f"esper: {each}", err=True)

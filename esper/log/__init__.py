@@ -10,6 +10,18 @@ from esper.log.port import Log
 _SQLITE, _KAFKA = "sqlite:///", "kafka://"
 
 
+def mended(url: str) -> list[str]:
+    """Let the log at ``url`` go on with what lies before the damage, where it cannot be opened for that; says what was
+    done. Raises LogError while another process has it open."""
+    path = Path(url.removeprefix(_SQLITE)).absolute()
+    if not url.startswith(_SQLITE) or not path.exists():
+        return []
+    from esper.log import wal
+
+    done = wal.mend(path)
+    return [] if done is None else [done]
+
+
 def open_log(url: str) -> Log:
     """The log at ``url``: ``sqlite:///relative/path.db``, ``sqlite:////absolute/path.db`` or ``kafka://HOST:PORT,...``.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from esper.errors import LogRefused, SequenceConflict, SequenceGap
+from esper.errors import LogError, LogRefused, SequenceConflict, SequenceGap
 from esper.log.ordering import LEAP, Order
-from esper.log.port import Log, Writer
+from esper.log.port import Counted, Log, Writer
 
 
 def follow_on(log: Log, writer: Writer, order: Order) -> None:
@@ -14,26 +14,35 @@ def follow_on(log: Log, writer: Writer, order: Order) -> None:
     Raises SequenceGap if they could be, SequenceConflict where the log counts less, LogRefused where it counts epochs
     that no writer can have come to: what this one writes would be no event of the run.
     """
-    mark, run_id = order.mark, writer.run_id
-    last = mark.sequence
-    if writer.epoch > mark.epoch + LEAP:
-        raise LogRefused(
-            f"run {run_id}: the log counts {writer.epoch} writers, but its last event is of epoch {mark.epoch}: the "
+    last = order.mark.sequence
+    beyond = order.claimed if log.counted(writer.run_id) is None else order.left
+    wrong = miscounted(writer.run_id, Counted(writer.epoch, writer.sequence), order, beyond)
+    if wrong is not None:
+        raise wrong
+    if writer.sequence > last:
+        writer.follow(last)
+
+
+def miscounted(run_id: str, counted: Counted, order: Order, beyond: int) -> LogError | None:
+    """What is wrong with what is ``counted`` of a run, of which ``order`` has come to the end; None if nothing is.
+    Records that are none of its events may be counted as events up to number ``beyond``."""
+    mark, last = order.mark, order.mark.sequence
+    if not mark.epoch <= counted.epoch <= mark.epoch + LEAP:
+        return LogRefused(
+            f"run {run_id}: the log counts {counted.epoch} writers, but its last event is of epoch {mark.epoch}: the "
             "count was changed; copy the run to a new log, which counts anew"
         )
-    if writer.sequence < last:
-        place = order.at(writer.sequence + 1)
-        raise SequenceConflict(
-            f"run {run_id}: its writers have written {writer.sequence} events by the log's count, but {last} are "
-            f"there: either event {writer.sequence + 1} at {place} is no trainer's, then `esper dlq exclude {place} "
+    if counted.sequence < last:
+        place = order.at(counted.sequence + 1)
+        return SequenceConflict(
+            f"run {run_id}: its writers have written {counted.sequence} events by the log's count, but {last} are "
+            f"there: either event {counted.sequence + 1} at {place} is no trainer's, then `esper dlq exclude {place} "
             "--why TEXT` takes it out, and all that follows; or the count was changed, then copy the run to a new log",
             place,
         )
-    counted = log.counted(run_id) is not None
-    if writer.sequence > max(last, order.left if counted else order.claimed):
-        raise SequenceGap(
-            f"run {run_id}: event {last + 1} is missing, though the log counts {writer.sequence}; "
+    if counted.sequence > max(last, beyond):
+        return SequenceGap(
+            f"run {run_id}: event {last + 1} is missing, though the log counts {counted.sequence}; "
             "copy the run to a new log from one that has it whole"
         )
-    if writer.sequence > last:
-        writer.follow(last)
+    return None

@@ -21,7 +21,6 @@ from esper.log.inplace import Seen, opened, seen
 from esper.private import make_folder
 
 VERSION = 1
-WAL_LOOKS = 3
 PATIENCE = 5.0
 """Seconds to wait for another process that is writing."""
 
@@ -216,6 +215,9 @@ def _explained(path: Path) -> Iterator[None]:
 def _connected(path: Path, first: bool) -> tuple[apsw.Connection, Seen | None]:
     """A connection; and what the file looked like, where nothing can be made beside it. The ``first`` one looks at what
     others have left in ``-wal``."""
+    lost = wal.gone(path) if first else None
+    if lost is not None:
+        raise _lost(path, lost)
     make_folder(path.parent)
     _make_file(path)
     before = wal.claimed(path) if first else None
@@ -245,18 +247,23 @@ def _prepared(
 
 def _check_wal(connection: apsw.Connection, path: Path, before: wal.Claim | None, in_memory: bool) -> None:
     """Raise LogError, and leave the file as it is, where SQLite would drop what was committed."""
-    for _ in range(WAL_LOOKS):  # others may be writing between the two looks that it takes
+    for _ in range(wal.LOOKS):  # others may be writing between the two looks that it takes
         damage = wal.dropped(path, before, in_memory=in_memory)
         if damage is None:
             wal.forget(path)
             return
         time.sleep(0.02)
+    assert damage is not None
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     if before is not None:  # from now on the index says something else
         wal.note(path, before)
-    raise LogError(
+    raise _lost(path, damage)
+
+
+def _lost(path: Path, damage: str) -> LogError:
+    return LogError(
         f"{path}-wal: {damage}; restore both files from a copy, or go on with what lies before the damage: "
-        f"`esper check --repair`"
+        "`esper check --repair`"
     )
 
 

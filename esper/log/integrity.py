@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import apsw
 
-from esper.errors import DecodeError, Disordered, LogError
+from esper.errors import DecodeError, Disordered, LogError, UsageError
 from esper.events import Event
+from esper.events.exclusions import RecordExcluded
 from esper.events.schemas import schema_from_json
 from esper.log.chain import LINK
-from esper.log.exclusions import Passed, excluded, noting, struck
-from esper.log.ordering import Order
+from esper.log.claims import miscounted
+from esper.log.exclusions import Passed, excluded, meant, noting, struck
+from esper.log.ordering import Excluded, Order
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY, Entry, Log
+from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY, Entry, Log, Position
 from esper.log.records import event_of
 from esper.log.sqlite import SqliteLog
 from esper.log.sums import checksum, checksum_of_schema
@@ -34,13 +38,15 @@ class Finding:
 
 @dataclass(slots=True)
 class Checked:
-    """What was looked at; ``orders`` are the runs as far as they can be read, ``stopped`` those not read to the end."""
+    """What was looked at; ``orders`` are the runs as far as they can be read, ``stopped`` those not read to the end,
+    ``damaged`` the records that are not what was written by their checksums, and under which key."""
 
     records: int = 0
     unsummed: int = 0
     orders: dict[str, Order] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    damaged: dict[Position, str] = field(default_factory=dict)
 
     def find(self, run_id: str | None, place: object, what: str) -> None:
         self.findings.append(Finding(run_id, str(place), what.removeprefix(f"run {run_id}: ")))
@@ -59,7 +65,41 @@ def check_log(log: Log, run_id: str | None) -> Checked:
             found.records += 1
             _check_entry(entry, found)
     _check_runs(log, run_id, out, found)
+    _check_counts(log, found)
+    for position, key in found.damaged.items():
+        what = _follows(position, key, out, found)
+        if what is not None:
+            run = None if position.topic == ASSETS else key
+            found.find(run, position, f"the record is not what was written, by its checksum; {what}")
     return found
+
+
+def _follows(position: Position, key: str, out: Excluded, found: Checked) -> str | None:
+    """What a damaged record brings about, and what helps; None where it does not count any more."""
+    copy = "restore the log from a copy"
+    if position.topic != RUNS:
+        return copy
+    order = found.orders.get(key)
+    if order is None:
+        return copy
+    counts = order.has(position)
+    if not counts and any((run, place) == (key, position) for run, place, _ in out):
+        return None
+    exclude = f"`esper dlq exclude {position} --why TEXT` takes it out, and all that follows"
+    if key in found.stopped or order.mark.position == position:
+        return f"{copy}, or go on without it: {exclude}"
+    if not counts:
+        return f"no reader takes it for an event; {exclude}"
+    return f"its body is as the event behind it says, so no reader is told another thing; {copy}"
+
+
+def _check_counts(log: Log, found: Checked) -> None:
+    """What the log counts of each run, against what is there."""
+    for run_id, order in found.orders.items():
+        counted = None if run_id in found.stopped else log.counted(run_id)
+        wrong = None if counted is None else miscounted(run_id, counted, order, order.left)
+        if wrong is not None:
+            found.find(run_id, "its count", str(wrong))
 
 
 def _check_entry(entry: Entry, found: Checked) -> None:
@@ -75,6 +115,11 @@ def _check_entry(entry: Entry, found: Checked) -> None:
                 run_id, entry.position, f"the record cannot be read ({error}); it counts as if it were not there"
             )
         return
+    if isinstance(event.content, RecordExcluded):
+        try:
+            meant(record.key, event.content)
+        except (UsageError, ValueError) as error:
+            found.find(record.key, entry.position, f"it takes nothing out, for it names no record ({error})")
     headers = dict(record.headers)
     absent = b"" if topic == RUNS else None  # what others send may be without headers
     wrong = [name for name, value in _expected(entry, event).items() if headers.get(name, absent) not in (value, None)]
@@ -93,7 +138,7 @@ def _expected(entry: Entry, event: Event) -> dict[str, bytes]:
     return told | ({LINK: event.link.hex().encode()} if event.link is not None else {})
 
 
-def _check_runs(log: Log, run_id: str | None, out: Any, found: Checked) -> None:
+def _check_runs(log: Log, run_id: str | None, out: Excluded, found: Checked) -> None:
     """Whether each run can be read to its end, and what is none of its events."""
     passed: list[Passed] = []
     for entry in log.read(RUNS, key=run_id):
@@ -142,7 +187,8 @@ def _check_file(log: SqliteLog, found: Checked) -> None:
             said = "is another than was written"
         except (DecodeError, TypeError, ValueError) as error:
             said = f"cannot be read ({error})"
-        found.find(None, path, f"schema {number} {said}, and so can no record that was written by it; restore the file")
+        what = f"schema {number} {said}, and with it every record that was written by it; restore the file"
+        found.find(None, path, what)
 
 
 _ROWS = """
@@ -153,6 +199,14 @@ WHERE ? IS NULL OR key = ? ORDER BY offset
 """
 
 
+_UNHELD = "SELECT offset FROM {sums} WHERE offset >= 0 EXCEPT SELECT offset FROM records"
+_HOLES = """
+SELECT before, offset FROM (SELECT offset, lag(offset, 1, 0) OVER (ORDER BY offset) AS before FROM records)
+WHERE before < offset - 1
+"""
+"""No record is ever deleted, so every offset from 1 on is there."""
+
+
 def _sums(connection: apsw.Connection) -> str:
     """The table of checksums, or an empty one where an older Esper made the file."""
     there = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sums'").get
@@ -160,22 +214,23 @@ def _sums(connection: apsw.Connection) -> str:
 
 
 def _check_rows(log: SqliteLog, run_id: str | None, found: Checked) -> None:
-    """Every record against its checksum, and the counts of writers against the records."""
+    """Every record against its checksum."""
+    bare: dict[str, list[Position]] = {}
     with log.database.session() as connection:
         sums = _sums(connection)
         for row in connection.execute(_ROWS.format(sums=sums), (run_id, run_id)):
             topic, partition, key, offset, fingerprint, *rest, total = row
             topic, key = _text(topic), _text(key)
+            position = Position(topic, partition, offset)
             if total is None:
                 found.unsummed += 1
+                if topic == RUNS and isinstance(rest[1], bytes) and LINK.encode() in rest[1]:
+                    bare.setdefault(key, []).append(position)
             elif not _is_sum(total, (topic, key, _text(fingerprint), *rest)) or partition != partition_of(key):
-                run = None if topic == ASSETS else key
-                what = "the record is not what was written, by its checksum; restore the log from a copy"
-                found.find(run, f"{topic}/{partition}:{offset}", what)
-        for (offset,) in connection.execute(
-            f"SELECT offset FROM {sums} WHERE offset >= 0 EXCEPT SELECT offset FROM records"
-        ):
-            found.find(None, log.database.path, f"the record at offset {offset} is gone; restore the log from a copy")
+                found.damaged[position] = key
+        gone = {offset for (offset,) in connection.execute(_UNHELD.format(sums=sums))}
+        for before, offset in connection.execute(_HOLES):
+            gone.update(range(before + 1, offset))
         lost = connection.execute(
             "SELECT count(*) FROM records WHERE stream NOT IN (SELECT id FROM streams) "
             "OR schema NOT IN (SELECT id FROM schemas)"
@@ -184,6 +239,23 @@ def _check_rows(log: SqliteLog, run_id: str | None, found: Checked) -> None:
         found.find(
             None, log.database.path, f"{lost} records belong to no key or schema that is there; restore the file"
         )
+    for first, last in _ranges(gone):
+        where = f"the record at offset {first} is" if first == last else f"the records at offsets {first} to {last} are"
+        found.find(None, log.database.path, f"{where} gone; restore the log from a copy")
+    for key, places in bare.items():
+        what = (
+            f"{len(places)} events from here on are chained but have no checksum: another program put them there, or "
+            "took it away; compare the log with a copy"
+        )
+        found.find(key, places[0], what)
+
+
+def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each row of numbers without a hole."""
+    ordered = sorted(numbers)
+    for _, group in groupby(enumerate(ordered), key=lambda each: each[1] - each[0]):
+        row = [number for _, number in group]
+        yield row[0], row[-1]
 
 
 def _text(value: object) -> str:

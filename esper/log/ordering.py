@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import replace
 from uuid import UUID
@@ -92,6 +92,11 @@ class Order:
     def mark(self) -> Mark:
         """How far it has come."""
         return Mark(self._epochs[-1], self.sequence, self._link, self._chained, self.at(self.sequence))
+
+    def has(self, position: Position) -> bool:
+        """Whether one of the events that it has taken lies there."""
+        place = bisect_left(self._offsets, position.offset)
+        return place < len(self._offsets) and self._offsets[place] == position.offset
 
     def over(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Event]]:
         """The events in ``entries``, up to their end."""

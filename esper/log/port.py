@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from esper.errors import UsageError
 from esper.events.schemas import Schema
@@ -76,6 +76,13 @@ class Entry:
 def utc(milliseconds: int) -> datetime:
     """An entry's timestamp, from the milliseconds since 1970 that logs keep; neighbours often have the same."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+class Counted(NamedTuple):
+    """How many writers a run has had, and how many events these have committed."""
+
+    epoch: int
+    sequence: int
 
 
 class Writer(Protocol):
@@ -158,9 +165,8 @@ class Log(Protocol):
         them with the epochs they have, and the writer's own is greater than any of those.
         """
 
-    def counted(self, run_id: str) -> int | None:
-        """How many events the run's writers have committed, by a count that is kept apart from the records; None where
-        there is no such count."""
+    def counted(self, run_id: str) -> Counted | None:
+        """What is counted of the run apart from its records; None where nothing is."""
 
     def signal(self, record: Record) -> Position:
         """Append one record outside any transaction; durable when it returns."""

@@ -30,7 +30,7 @@ from esper.log.checks import check_signal, check_sizes, following, start_offset
 from esper.log.database import Database
 from esper.log.headers import pack, unpack
 from esper.log.partitions import partition_of
-from esper.log.port import RUNS, SIGNALS, Entry, Position, Record, utc
+from esper.log.port import RUNS, SIGNALS, Counted, Entry, Position, Record, utc
 from esper.log.sums import checksum, checksum_of_schema
 
 POLL = 0.1
@@ -79,9 +79,10 @@ class SqliteLog:
             ).get
         return SqliteWriter(self, run_id, epoch, sequence, offset, copied)
 
-    def counted(self, run_id: str) -> int | None:
+    def counted(self, run_id: str) -> Counted | None:
         with self.database.session() as connection:
-            return int(connection.execute("SELECT sequence FROM writers WHERE run_id = ?", (run_id,)).get or 0)
+            row = connection.execute("SELECT epoch, sequence FROM writers WHERE run_id = ?", (run_id,)).get
+        return Counted(*row) if row and all(isinstance(each, int) for each in row) else Counted(0, 0)
 
     def signal(self, record: Record) -> Position:
         """Append one record. A signal whose ``ce_id`` its key already has is not written again: its position

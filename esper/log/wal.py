@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from esper.errors import LogError
 from esper.private import open_file, sync_folder
 
 HEADER, FRAME = 32, 24
+LOOKS = 5
 _MAGIC = 0x377F0682
 
 
@@ -28,10 +31,12 @@ class _Frame(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What the index beside the database says was committed: up to which frame of the log with these salts."""
+    """What the index beside the database says was committed: up to which frame of the log with these salts; the first
+    ``flushed`` of them are in the database's file, too."""
 
     end: int
     salts: bytes
+    flushed: int
 
 
 def claimed(path: Path) -> Claim | None:
@@ -45,7 +50,7 @@ def claimed(path: Path) -> Claim | None:
 def note(path: Path, claim: Claim) -> None:
     """Keep what the index said before the damage was found, so that it is found again."""
     with suppress(OSError), os.fdopen(open_file(_note(path), os.O_WRONLY | os.O_TRUNC), "wb") as file:
-        file.write(struct.pack(">I", claim.end) + claim.salts)
+        file.write(struct.pack(">2I", claim.end, claim.flushed) + claim.salts)
 
 
 def forget(path: Path) -> None:
@@ -61,28 +66,36 @@ def _note(path: Path) -> Path:
 def _noted(path: Path) -> Claim | None:
     """The note, if it is of the log that is there now."""
     try:
-        kept, head = _note(path).read_bytes(), _head(Path(f"{path}-wal"))
+        kept = _note(path).read_bytes()
     except OSError:
         return None
-    return Claim(struct.unpack(">I", kept[:4])[0], kept[4:]) if len(kept) == 12 and kept[4:] == head[16:24] else None
+    head = _read(Path(f"{path}-wal"), HEADER)
+    if len(kept) != 16 or head[16:24] != kept[8:]:
+        return None
+    end, flushed = struct.unpack(">2I", kept[:8])
+    return Claim(end, kept[8:], flushed)
 
 
-def _head(wal: Path) -> bytes:
-    with wal.open("rb") as file:
-        return file.read(HEADER)
+def _read(wal: Path, size: int = -1) -> bytes:
+    """What the file begins with; nothing where there is none."""
+    try:
+        with wal.open("rb") as file:
+            return file.read(size)
+    except FileNotFoundError:
+        return b""
 
 
 def _indexed(path: Path) -> Claim | None:
     """What the index says; None if there is none, or it is just being changed."""
-    wal = Path(f"{path}-wal")
-    if not wal.exists() or not wal.stat().st_size:
-        return None
     # By another process: where this one closed the file, all its connections would lose their locks on it (POSIX).
-    command = ["head", "-c", "96", f"{path}-shm"]
-    head = subprocess.run(command, capture_output=True, check=False, close_fds=False).stdout
-    if len(head) < 96 or head[:48] != head[48:96] or not head[12]:
+    command = shutil.which("head", path=os.defpath)
+    if command is None or not Path(f"{path}-shm").exists():
         return None
-    return Claim(struct.unpack("=I", head[16:20])[0], head[32:40])
+    done = subprocess.run([command, "-c", "100", f"{path}-shm"], capture_output=True, check=False, close_fds=False)
+    head = done.stdout
+    if len(head) < 100 or head[:48] != head[48:96] or not head[12]:
+        return None
+    return Claim(struct.unpack("=I", head[16:20])[0], head[32:40], struct.unpack("=I", head[96:100])[0])
 
 
 def dropped(path: Path, before: Claim | None, *, in_memory: bool = False) -> str | None:
@@ -93,10 +106,7 @@ def dropped(path: Path, before: Claim | None, *, in_memory: bool = False) -> str
     Damage to the last transaction cannot be told from one that was cut off while it was written, which is nothing
     wrong, unless ``before`` tells: the index is changed once a transaction is on disk.
     """
-    try:
-        wal = Path(f"{path}-wal").read_bytes()
-    except FileNotFoundError:
-        return None
+    wal = _read(Path(f"{path}-wal"))
     frames = list(_frames(wal))
     now = None if in_memory else _indexed(path)  # after the frames: what was committed since is behind them
     if not frames:
@@ -106,9 +116,27 @@ def dropped(path: Path, before: Claim | None, *, in_memory: bool = False) -> str
     return _told(wal, frames, _end(wal, frames) if now is None else now.end, before)
 
 
+def gone(path: Path) -> str | None:
+    """What is wrong where there are no frames, though the index of the database at ``path``, which nobody has opened
+    yet, tells of some that are nowhere else; or where the file is empty that the frames are about: SQLite would forget
+    them then. None if nothing is."""
+    wal = Path(f"{path}-wal")
+    lost = 0
+    for _ in range(LOOKS):  # another process may just be closing it, which removes the one after the other
+        framed = len(_read(wal, HEADER + FRAME)) == HEADER + FRAME
+        if framed and not (path.exists() and path.stat().st_size):
+            return f"{path.name} is empty, though this holds what was written to it"
+        claim = None if framed else _indexed(path)
+        if claim is None or claim.end <= claim.flushed:
+            return None
+        lost = claim.end - claim.flushed
+        time.sleep(0.02)
+    return f"what it held is gone: {lost} frames that were not in {path.name} yet"
+
+
 def _told(wal: bytes, frames: list[_Frame], end: int, before: Claim | None) -> str | None:
     """What is wrong where only the first ``end`` of the ``frames`` count."""
-    ours = [frame for frame in frames if frame.salts == wal[16:24] and frame.number > end]
+    ours = [frame for frame in frames if _near(frame.salts, wal[16:24]) and frame.number > end]
     lost = sum(frame.commits for frame in ours if frame.number < ours[-1].number)
     if before is not None and before.salts == wal[16:24] and before.end > end:
         gone = before.end - max(end, len(frames))
@@ -125,15 +153,14 @@ def mend(path: Path) -> str | None:
     What the file was is kept beside it. Raises LogError while another process has the database open.
     """
     wal = Path(f"{path}-wal")
-    try:
-        data = wal.read_bytes()
-    except FileNotFoundError:
-        return None
-    frames, before = list(_frames(data)), claimed(path)
-    whole = _is_header(data) if frames else True
+    data, before = _read(wal), claimed(path)
+    frames = list(_frames(data))
+    whole = bool(frames) and _is_header(data)
     end = _end(data, frames) if whole else 0
-    if not frames or (whole and _told(data, frames, end, before) is None):
+    if gone(path) is None and (not frames or (whole and _told(data, frames, end, before) is None)):
         return None
+    if frames and not path.stat().st_size:
+        raise LogError(f"{path}: it is empty; restore it from a copy, with its -wal")
     _check_idle(path)
     kept = next(each for number in range(1_000_000) if not (each := Path(f"{wal}.damaged{number or ''}")).exists())
     with os.fdopen(open_file(kept, os.O_WRONLY | os.O_EXCL), "wb") as file:
@@ -141,7 +168,8 @@ def mend(path: Path) -> str | None:
         file.flush()
         os.fsync(file.fileno())
     size = FRAME + (int.from_bytes(data[8:12], "big") or 65536)
-    os.truncate(wal, HEADER + end * size if end else 0)
+    if data:
+        os.truncate(wal, HEADER + end * size if end else 0)
     for beside in (Path(f"{path}-shm"), _note(path)):
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -169,6 +197,11 @@ def _frames(wal: bytes) -> Iterator[_Frame]:
     size = FRAME + (int.from_bytes(wal[8:12], "big") or 65536)
     for number, place in enumerate(range(HEADER, len(wal) - FRAME + 1, max(size, FRAME + 512)), start=1):
         yield _Frame(number, wal[place + 8 : place + 16], wal[place + 4 : place + 8] != b"\0\0\0\0")
+
+
+def _near(salts: bytes, others: bytes) -> bool:
+    """Whether they are the same, but for a bit or two: the salts of another log are altogether others."""
+    return (int.from_bytes(salts, "big") ^ int.from_bytes(others, "big")).bit_count() <= 2
 
 
 def _is_header(wal: bytes) -> bool:

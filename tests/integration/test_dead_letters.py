@@ -261,7 +261,7 @@ def test_a_record_of_the_largest_size_still_makes_a_dead_letter(
 def test_where_there_is_no_log_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = tmp_path / "nowhere"
     assert main(["dlq", "list", "--json", "--home", str(home)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"dead_letters": []}
+    assert json.loads(capsys.readouterr().out) == {"dead_letters": [], "excluded": []}
     for words in (["show", "esper.runs/0:1"], ["redrive", "esper.runs/0:1"]):
         assert main(["dlq", *words, "--home", str(home)]) == 2
     assert not home.exists()

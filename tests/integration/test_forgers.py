@@ -238,7 +238,7 @@ def test_what_was_forged_while_no_trainer_lived_does_not_change_how_the_run_goes
         assert esper("dlq", "exclude", position, "--why", "no trainer lived", "--log", url).code == 0
     again = loop_in(home)
     if kind == "RunResumed" and url.startswith("sqlite"):  # an embedded log counts what its writers wrote
-        with pytest.raises(SequenceConflict, match=re.escape(f"{position} was written by no trainer")):
+        with pytest.raises(SequenceConflict, match=re.escape(f"at {position} is no trainer's")):
             again.resume()
         assert runner(home, capsys)("dlq", "exclude", position, "--why", "no trainer's", "--log", url).code == 0
     again.resume()

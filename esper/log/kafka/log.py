@@ -25,7 +25,7 @@ from esper.log.kafka.transactions import Message as Outgoing
 from esper.log.kafka.writer import PATIENCE, KafkaWriter, open_writer
 from esper.log.ordering import LEAP
 from esper.log.partitions import partition_of
-from esper.log.port import PARTITIONS, RUNS, Entry, Position, Record
+from esper.log.port import PARTITIONS, RUNS, Counted, Entry, Position, Record
 
 TRANSACTION_TIMEOUT = 30.0
 """Seconds after which a broker aborts a transaction that nobody ends."""
@@ -82,7 +82,7 @@ class KafkaLog:
         self._written.add(run_id)
         return open_writer(self, run_id, copied)
 
-    def counted(self, run_id: str) -> int | None:
+    def counted(self, run_id: str) -> Counted | None:
         return None  # its records tell, which anyone may write
 
     def signal(self, record: Record) -> Position:
