@@ -18,9 +18,10 @@ from esper.tamiyo.state import RunState
 
 
 def existing(url: str) -> Log | None:
-    """The log, or None where it is a file that is not there: reading makes no files."""
+    """The log, or None where it is a file that is not there, nor anything that was written to it: reading makes no
+    files."""
     path = url.removeprefix("sqlite:///")
-    if path != url and not Path(path).exists():
+    if path != url and not (Path(path).exists() or Path(f"{path}-wal").exists()):
         return None
     return open_log(url)
 

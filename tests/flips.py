@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -47,13 +48,25 @@ def homes(folder: Path) -> tuple[Path, Path]:
             continue
         break
     loop.run._trainer.keeper.commit(wait=True)  # type: ignore[union-attr]
-    shutil.copytree(folder / "home", live)
-    shutil.copytree(folder / "home", folded)
+    _copy(folder / "home", live)
+    _copy(folder / "home", folded)
     loop.crash()
     connection = apsw.Connection(str(folded / "log.db"))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     return live, folded
+
+
+def _copy(source: Path, copy: Path) -> None:
+    """Files of retired checkpoints may just be going."""
+    for _ in range(100):
+        try:
+            shutil.copytree(source, copy)
+            return
+        except shutil.Error:
+            shutil.rmtree(copy)
+            time.sleep(0.05)
+    raise AssertionError("files come and go without end")
 
 
 def flipped(data: bytes, random_: random.Random) -> bytes:

@@ -228,9 +228,8 @@ def _check_rows(log: SqliteLog, run_id: str | None, found: Checked) -> None:
                     bare.setdefault(key, []).append(position)
             elif not _is_sum(total, (topic, key, _text(fingerprint), *rest)) or partition != partition_of(key):
                 found.damaged[position] = key
-        gone = {offset for (offset,) in connection.execute(_UNHELD.format(sums=sums))}
-        for before, offset in connection.execute(_HOLES):
-            gone.update(range(before + 1, offset))
+        unheld = [offset for (offset,) in connection.execute(_UNHELD.format(sums=sums))]
+        holes = [(before + 1, offset - 1) for before, offset in connection.execute(_HOLES)]
         lost = connection.execute(
             "SELECT count(*) FROM records WHERE stream NOT IN (SELECT id FROM streams) "
             "OR schema NOT IN (SELECT id FROM schemas)"
@@ -239,7 +238,8 @@ def _check_rows(log: SqliteLog, run_id: str | None, found: Checked) -> None:
         found.find(
             None, log.database.path, f"{lost} records belong to no key or schema that is there; restore the file"
         )
-    for first, last in _ranges(gone):
+    behind = (offset for offset in unheld if not any(first <= offset <= last for first, last in holes))
+    for first, last in [*holes, *_ranges(behind)]:
         where = f"the record at offset {first} is" if first == last else f"the records at offsets {first} to {last} are"
         found.find(None, log.database.path, f"{where} gone; restore the log from a copy")
     for key, places in bare.items():

@@ -159,7 +159,7 @@ def mend(path: Path) -> str | None:
     end = _end(data, frames) if whole else 0
     if gone(path) is None and (not frames or (whole and _told(data, frames, end, before) is None)):
         return None
-    if frames and not path.stat().st_size:
+    if frames and not (path.exists() and path.stat().st_size):
         raise LogError(f"{path}: it is empty; restore it from a copy, with its -wal")
     _check_idle(path)
     kept = next(each for number in range(1_000_000) if not (each := Path(f"{wal}.damaged{number or ''}")).exists())
