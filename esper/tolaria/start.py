@@ -177,6 +177,13 @@ def resume(
             assert before.model is not None
             check_like(model, before.model)
             checkpoint, seeds = last_weights(bench.log, bench.store, before)
+            last = max(each.step for each in before.checkpoints)
+            if checkpoint.step < last:
+                raise CorruptArtifact(
+                    f"run {run_id} is completed, but its last weights, of step {last}, are lost; put back a copy of "
+                    f"its artifacts, or take those of step {checkpoint.step}, as load with "
+                    f"at={checkpoint.step} does"
+                )
             put_into(model, checkpoint, seeds)
             logger.warning(
                 "run %s is completed already: nothing is left to train, and the model has its weights of step %d",

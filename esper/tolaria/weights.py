@@ -217,10 +217,18 @@ def _read(run_id: str, at: At, live: bool, home: Path, url: str | None) -> tuple
                     checkpoint,
                     [each for each in _seeds(opened, store, state, checkpoint) if live or not each.live],
                 )
-            except CorruptArtifact:
+            except CorruptArtifact as error:
                 if manifest == tried:
-                    raise
+                    raise CorruptArtifact(f"{error}{_instead(opened, store, state)}") from error
                 tried = manifest  # its trainer may have retired it just now
+
+
+def _instead(log: Log, store: ArtifactStore, state: RunState) -> str:
+    """What else there is, where a checkpoint is lost."""
+    try:
+        return f", or take at={last_weights(log, store, state)[0].step}, the newest that is whole"
+    except CorruptArtifact:
+        return ""
 
 
 def _seeds(log: Log, store: ArtifactStore, state: RunState, checkpoint: Loaded) -> list[Grown]:
