@@ -120,7 +120,7 @@ def _doubt(report: Report, log: Log, run_id: str | None) -> str | None:
             found = verify(name, (event for _, event in run_events(log, name, unreadable=_told)))
         except RunUnusable as error:
             return str(error)
-        if not found.ok:
+        if not found.ok or not found.counts["events"]:
             return f"run {name} does not follow the rules: `esper verify {name}` says where"
     return None
 

@@ -64,7 +64,8 @@ def verify(place: Place, run_id: str) -> int:
         none = "none of its records counts as an event"
         click.echo(f"run {run_id}: {f'{counted} computed again: {_result(len(report.findings))}' if counted else none}")
         if order.taken_out:
-            click.echo(f"run {run_id}: {order.taken_out:,} records were taken out; `esper dlq list` says which and why")
+            out = f"{order.taken_out:,} record{'s were' if order.taken_out > 1 else ' was'} taken out"
+            click.echo(f"run {run_id}: {out}; `esper dlq list` says which and why")
         if chained != 1 and report.counts["events"]:
             click.echo(f"run {run_id}: {_covered(chained)}")
     for each in passed:

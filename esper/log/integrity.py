@@ -161,6 +161,9 @@ def _check_runs(log: Log, run_id: str | None, out: Excluded, found: Checked) -> 
         except LogError as error:
             found.stopped.add(key)
             found.find(key, "its end", str(error))
+        if order.sequence == 0 and key not in found.stopped:
+            found.stopped.add(key)
+            found.find(key, "its beginning", "none of its records counts as an event")
 
 
 def _stop(error: Disordered, entry: Entry, found: Checked) -> None:

@@ -37,7 +37,7 @@ from esper.events.runs import (
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed import strip
 from esper.kasmina.sites import site_table, without_sites
-from esper.log.claims import follow_on
+from esper.log.claims import follow_on, miscounted
 from esper.log.ordering import Order
 from esper.settings import Settings, check_environment, settings_with
 from esper.tamiyo.about import canonical_params, digested, named, noted, tagged
@@ -193,6 +193,7 @@ def resume(
             return Run(run_id, None, before, ExitStack())
         if before.status in ("failed", "cancelled"):
             raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
+        _check_counted(bench, known.order)
         _check_not_ahead(bench, before, known.order)
         check_rules(before)
         check_algorithm(before)
@@ -290,6 +291,16 @@ def _take_up(
     trainer.keeper.remove([each.manifest for each in corrupt])
     archive.clean()  # nobody else writes there any more: the run is this trainer's
     return trainer, known.first
+
+
+def _check_counted(bench: Bench, order: Order) -> None:
+    """Raise SequenceConflict where fewer events were written than are there, before one of them is believed. More may
+    have come meanwhile: another trainer may live."""
+    counted = bench.log.counted(bench.run_id)
+    if counted is not None and counted.sequence < order.sequence:
+        wrong = miscounted(bench.run_id, counted, order, order.left)
+        if wrong is not None:
+            raise wrong
 
 
 def _check_not_ahead(bench: Bench, state: RunState, order: Order) -> None:

@@ -227,7 +227,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_when_it_is_asked_for(
 
 
 def folded() -> Folded:
-    return Folded(RunState("run", sequence=10, writer_epoch=1), "ab" * 32)
+    return Folded(RunState("run", sequence=10, writer_epoch=1), "ab" * 32, "esper.runs/3:12")
 
 
 def with_fold(snap: Snapshot) -> Snapshot:
