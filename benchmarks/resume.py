@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ from benchmarks.report import Figure, at_most, temporary_home
 
 if TYPE_CHECKING:
     from esper.events import RunContent
-    from esper.log.port import Record
     from esper.tasks.task import Task
     from esper.tolaria import Run
 
@@ -89,6 +87,7 @@ def _write_long(url: str, artifacts: str) -> None:
     from esper.events.codec import decode
     from esper.events.runs import CheckpointCommitted
     from esper.log import open_log
+    from esper.log.chain import chained, first_link
     from esper.log.records import run_record
     from esper.tamiyo.fold import fold
     from esper.tamiyo.snapshot import Folded
@@ -97,23 +96,24 @@ def _write_long(url: str, artifacts: str) -> None:
 
     files, state = Checkpoints(open_store(artifacts), RUN), RunState(RUN)
     contents: list[RunContent] = []
-    records: list[Record] = []
+    link, position = first_link(RUN), None
     with closing(open_log(url)) as log:
         writer = log.open_writer(RUN)
         for place in range(0, LONG, AFTER):
             contents = [start() if number == 0 else boundary(number) for number in range(place, place + AFTER)]
             if place == LONG - AFTER:
-                folded = Folded(state, sha256(records[-1].value).hexdigest())
+                folded = Folded(state, link.hex(), str(position))
                 kept = files.write(snapshot(place, place, ("due",), {}, {}, folded))
                 contents[0] = CheckpointCommitted(
-                    step=place, manifest=kept.manifest, sequence=place, reason="due", size=kept.size
+                    step=place, manifest=kept.manifest, sequence=place, reason="due", size=kept.size, fold=kept.fold
                 )
             records = [
                 run_record(RUN, content, epoch=1, sequence=number, writer="benchmark", time=datetime.now(UTC))
                 for number, content in enumerate(contents, place + 1)
             ]
+            records, link = chained(records, link)
             state = fold(state, (decode(record.schema, record.value) for record in records))
-            writer.append(records)
+            position = writer.append(records)
 
 
 def _pair() -> tuple[dict[str, float], dict[str, Any]]:

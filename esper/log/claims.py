@@ -27,11 +27,6 @@ def miscounted(run_id: str, counted: Counted, order: Order, beyond: int) -> LogE
     """What is wrong with what is ``counted`` of a run, of which ``order`` has come to the end; None if nothing is.
     Records that are none of its events may be counted as events up to number ``beyond``."""
     mark, last = order.mark, order.mark.sequence
-    if not mark.epoch <= counted.epoch <= mark.epoch + LEAP:
-        return LogRefused(
-            f"run {run_id}: the log counts {counted.epoch} writers, but its last event is of epoch {mark.epoch}: the "
-            "count was changed; copy the run to a new log, which counts anew"
-        )
     if counted.sequence < last:
         place = order.at(counted.sequence + 1)
         return SequenceConflict(
@@ -39,6 +34,11 @@ def miscounted(run_id: str, counted: Counted, order: Order, beyond: int) -> LogE
             f"there: either event {counted.sequence + 1} at {place} is no trainer's, then `esper dlq exclude {place} "
             "--why TEXT` takes it out, and all that follows; or the count was changed, then copy the run to a new log",
             place,
+        )
+    if not mark.epoch <= counted.epoch <= mark.epoch + LEAP:
+        return LogRefused(
+            f"run {run_id}: the log counts {counted.epoch} writers, but its last event is of epoch {mark.epoch}: the "
+            "count was changed; copy the run to a new log, which counts anew"
         )
     if counted.sequence > max(last, beyond):
         return SequenceGap(

@@ -258,6 +258,9 @@ class Stopping:
     def read(self, *arguments: Any, **more: Any) -> Any:
         return self.log.read(*arguments, **more)
 
+    def counted(self, run_id: str) -> Any:
+        return self.log.counted(run_id)
+
     def follow(self, *arguments: Any, **more: Any) -> Any:
         return self.log.follow(*arguments, **more)
 

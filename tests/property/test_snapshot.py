@@ -24,7 +24,7 @@ some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthChe
 
 
 def kept(state: RunState) -> RunState:
-    return from_bytes(to_bytes(Folded(state, "ab"))).state
+    return from_bytes(to_bytes(Folded(state, "ab", ""))).state
 
 
 @some
@@ -86,12 +86,12 @@ def test_many_sites_that_share_a_record_are_kept_in_little_space() -> None:
     names = tuple(f"site {number}" for number in range(2000))
     record = health(tuple(range(2000)), (0.5,) * 2000)
     state = replace(History().state, measured=dict.fromkeys(names, record))
-    assert len(to_bytes(Folded(state, ""))) < 300_000
+    assert len(to_bytes(Folded(state, "", ""))) < 300_000
 
 
 def test_what_another_version_kept_or_is_no_state_is_refused(monkeypatch: Any) -> None:
-    data = to_bytes(Folded(History().state, "ab"))
-    assert from_bytes(data) == Folded(History().state, "ab")
+    data = to_bytes(Folded(History().state, "ab", "esper.runs/3:7"))
+    assert from_bytes(data) == Folded(History().state, "ab", "esper.runs/3:7")
     for wrong in (
         b"",
         b"{}",
