@@ -18,12 +18,14 @@ from esper.tamiyo.state import RunState
 
 
 def existing(url: str) -> Log | None:
-    """The log, or None where it is a file that is not there, nor anything that was written to it: reading makes no
-    files."""
+    """The log, or None where it is not there: reading makes no files."""
+    return open_log(url) if is_there(url) else None
+
+
+def is_there(url: str) -> bool:
+    """Whether the log is none in a file, or the file is there, or anything that was written to it."""
     path = url.removeprefix("sqlite:///")
-    if path != url and not (Path(path).exists() or Path(f"{path}-wal").exists()):
-        return None
-    return open_log(url)
+    return path == url or Path(path).exists() or Path(f"{path}-wal").exists()
 
 
 def run_ids(log: Log) -> list[str]:
@@ -67,7 +69,8 @@ def state_at(run_id: str, events: Iterable[Event], *, sequence: int | None = Non
     if sequence is not None:
         state = fold(state, takewhile(lambda event: (event.envelope.sequence or 0) <= sequence, left))
         if sequence < 1 or state.sequence < sequence:
-            raise UsageError(f"run {run_id} has events 1 to {state.sequence}, but no event {sequence}")
+            last = max((event.envelope.sequence or 0 for event in left), default=state.sequence)
+            raise UsageError(f"run {run_id} has events 1 to {last}, but no event {sequence}")
         return state
     if step is None:
         return fold(state, left)

@@ -39,7 +39,8 @@ from esper.kasmina.seed import strip
 from esper.kasmina.sites import site_table, without_sites
 from esper.log.claims import follow_on, miscounted
 from esper.log.ordering import Order
-from esper.settings import Settings, check_environment, settings_with
+from esper.reading import is_there
+from esper.settings import Settings, check_environment, log_url, settings_with
 from esper.tamiyo.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
@@ -168,11 +169,15 @@ def resume(
     began = time.perf_counter()
     subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
     with ExitStack() as opened:
+        if not is_there(log or log_url(Path(home).absolute())):  # looking for a run makes no files
+            raise RunNotFound(f"there is no run {_checked_run_id(run_id)}: {log or log_url(home)} does not exist")
         bench = bench_for(opened, _checked_run_id(run_id), subject, sites, Path(home), log)
         known = recent(bench.log, bench.store, run_id) or whole(bench.log, run_id)
         before = known.state
         if before.sequence == 0:
-            raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; `esper runs` lists those there are")
+            lost = Checkpoints(bench.store, run_id).ahead(0) is not None
+            why = "its files are here: restore its log" if lost else "`esper runs` lists those there are"
+            raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; {why}")
         if before.status == "completed":
             assert before.model is not None
             check_like(model, before.model)

@@ -23,6 +23,7 @@ from esper.kasmina.stages import IN_THE_HOST, Stage
 from esper.log import open_log
 from esper.log.exclusions import run_events
 from esper.log.port import Log
+from esper.reading import is_there
 from esper.settings import log_url
 from esper.tamiyo.fold import fold
 from esper.tamiyo.rules.checkpoints import best_step, is_best, newest_usable
@@ -198,8 +199,7 @@ def _number(at: At) -> int:
 def _read(run_id: str, at: At, live: bool, home: Path, url: str | None) -> tuple[RunState, Loaded, list[Grown]]:
     """The run, the checkpoint that ``at`` names, and the seeds that have an effect there."""
     place = url or log_url(home.absolute())
-    path = place.removeprefix("sqlite:///")
-    if path != place and not Path(path).exists():  # reading makes no files
+    if not is_there(place):
         raise RunNotFound(f"there is no run {run_id}: {place} does not exist")
     store = open_store(f"file:///{(home / 'artifacts').absolute()}")
     with closing(open_log(place)) as opened:

@@ -15,7 +15,7 @@ import pytest
 
 import esper
 from esper.artifacts import open_store
-from esper.errors import SequenceGap
+from esper.errors import RunNotFound, SequenceGap
 from esper.integrity import check
 from esper.log import open_log
 from esper.log.port import RUNS
@@ -340,3 +340,48 @@ def test_a_kernel_that_nothing_names_is_left_over_unless_another_logs_runs_are_i
     assert "kernels: 1 files removed, 5 bytes" in command("check", "--repair").out
     assert not spare.exists()
     assert command("check").out.endswith("all is as it was written\n")
+
+
+def test_a_run_whose_log_is_lost_is_told_by_check_and_resume(home: Path, command: Esper) -> None:
+    last = steps(home)[-1]
+    for name in ("log.db", "log.db-wal", "log.db-shm"):
+        (home / name).unlink(missing_ok=True)
+    assert command("check").code == 2  # there is no log at all
+    with pytest.raises(RunNotFound, match="does not exist"):
+        Loop(home, epochs=6).resume("crashed")
+    assert not (home / "log.db").exists()
+    log = open_log(f"sqlite:///{home / 'log.db'}")
+    log.open_writer("another")
+    log.close()
+    told = command("check")
+    assert told.code == 1
+    assert f"this log has no such run, but the store holds a checkpoint of step {last}" in told.out
+    assert "restore a newer copy of the log" in told.out
+    with pytest.raises(RunNotFound, match="its files are here: restore its log"):
+        Loop(home, epochs=6).resume("crashed")
+
+
+def test_nothing_is_removed_of_a_run_that_lost_a_manifest(home: Path, command: Esper) -> None:
+    for path in (home / "artifacts").rglob("*"):
+        os.utime(path, (time.time() - 7200,) * 2)
+    path = manifest(home, steps(home)[-1])
+    kept = path.read_bytes()
+    path.unlink()
+    before = sorted((home / "artifacts").rglob("*"))
+    told = command("check", "--repair")
+    assert "nothing was removed, for something is wrong with run crashed: mend that first" in told.out
+    assert sorted((home / "artifacts").rglob("*")) == before
+    path.write_bytes(kept)
+    assert command("check", "--repair").code == 0
+
+
+def test_what_is_no_artifact_is_let_be_and_a_pipe_is_not_waited_for(home: Path, command: Esper) -> None:
+    folder = home / "artifacts" / "runs" / "crashed" / "chunks"
+    (folder / "x (copy).safetensors").write_bytes(b"x")
+    chunk = next(path for path in folder.iterdir() if path.stem in manifest(home, steps(home)[-1]).read_text())
+    chunk.unlink()
+    os.mkfifo(chunk)
+    told = command("check", "--repair")
+    assert told.code == 1
+    assert f"{chunk.name} is missing" in told.out or f"{chunk.name} is damaged" in told.out
+    assert (folder / "x (copy).safetensors").exists()
