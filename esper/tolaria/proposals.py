@@ -78,7 +78,9 @@ class Proposals:
                 self._missed = 0
             elif isinstance(each, DecisionRejected) and each.reason == "late" and each.issuer is None:
                 self._miss()
-        self._committed = {each: when for each, when in self._committed.items() if each > self._asked}
+        for known in list(self._committed):  # in place: the writer's thread notes others meanwhile
+            if known <= self._asked:
+                del self._committed[known]
         return partial(self._note, step)
 
     def _note(self, step: int) -> None:

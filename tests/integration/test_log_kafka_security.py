@@ -109,7 +109,7 @@ def test_only_an_arbiter_takes_records_out_of_runs(log_of: Callable[..., KafkaLo
     arbiter = log_of("arbiter")
     arbiter.signal(exclusion_record(entry, "why", writer="test", time=datetime.now(UTC)))
     for user in ROLES:
-        assert excluded(log_of(user), "judged") == {entry.position: digest(entry.record)}
+        assert excluded(log_of(user), "judged") == {("judged", entry.position, digest(entry.record))}
 
 
 def test_sinks_alone_share_the_log(log_of: Callable[..., KafkaLog]) -> None:
