@@ -115,6 +115,10 @@ def test_a_run_id_that_exists_names_resume(tmp_path: Path) -> None:
 
 
 def test_an_unknown_run_names_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match=r"no run ghost: sqlite:///.*log\.db does not exist"):
+        Loop(tmp_path).resume("ghost")
+    assert not list(tmp_path.iterdir())  # looking makes no files
+    Loop(tmp_path, epochs=1).begin("another").close()
     with pytest.raises(RunNotFound, match=r"no run ghost in sqlite:///.*log\.db; `esper runs`"):
         Loop(tmp_path).resume("ghost")
 
