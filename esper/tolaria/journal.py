@@ -152,7 +152,7 @@ class Journal:
             try:
                 tail = newest.result(timeout=self._settings.patience)
             except (TimeoutError, CancelledError) as error:
-                raise self._silence() from error
+                raise (self._failure or self._silence()) from error  # what ended the writer, if anything has
             if (
                 tail.link is None
                 or tail.position is None
