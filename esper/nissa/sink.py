@@ -70,7 +70,8 @@ class Sink:
         """Find out what is done of these partitions, and undo what lies beyond; ``advance`` fills them from now on."""
         with self._told():
             log_id = self._ids[topic] = self._log.topic_id(topic)
-            self._out = left_out(self._log)
+            if topic == RUNS:  # records are taken out of runs alone
+                self._out = left_out(self._log)
             note_log(self._client, self._log.url, log_id, topic, DONE[topic])
             done = done_of(self._client, log_id, topic, partitions)
             self._compare(topic, done)

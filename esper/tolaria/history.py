@@ -123,7 +123,8 @@ def _behind(log: Log, run_id: str, folded: Folded) -> Iterator[Entry]:
     place = Position.parse(folded.position)
     entries = _from(log, run_id, place)
     last = next(entries, None)
-    if last is None or last.position != place or digest(last.record).hex() != folded.link:
+    same = last is not None and last.position == place and digest(last.record).hex() == folded.link
+    if last is None or not same or last.record.epoch != folded.state.writer_epoch:
         raise CorruptArtifact(f"event {folded.state.sequence} is not the one that the checkpoint was folded to")
     return entries
 

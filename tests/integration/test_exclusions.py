@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -229,9 +230,8 @@ def test_a_copy_goes_on_after_the_same_was_taken_out_on_both_sides(
 def test_an_exclusion_under_another_runs_key_or_that_names_nothing_takes_nothing_out(log: Log, esper: Esper) -> None:
     entries = taken(log)
     exclusion = exclusion_record(entries[3], "forged", writer="x", time=datetime.now(UTC))
-    elsewhere = Entry(entries[3].position, entries[3].timestamp, exclusion)
-    plant(log, type(exclusion)(EXCLUSIONS, "whole", exclusion.schema, exclusion.value, exclusion.headers))
-    assert elsewhere.record.key == "run"
+    assert (exclusion.topic, exclusion.key) == (EXCLUSIONS, "run")
+    plant(log, replace(exclusion, key="whole"))
     assert len(taken(log)) == len(entries)
     assert [esper(*words).code for words in (("verify", "run"), ("check", "run"))] == [0, 0]
 
