@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import esper
+from esper.log.port import Position, Record
+from esper.log.sqlite import SqliteLog
 from esper.tolaria.cores import waited
 from tests.integration.command import runner
 from tests.training import Loop, examples, settings
@@ -148,10 +151,6 @@ PROVOKED: dict[str, tuple[dict[str, Any], str]] = {
         {"settings": settings(policy={"warmup": 40}), "optimizer": steady, "epochs": 5},
         "train longer",
     ),
-    "telemetry dropped": (
-        {"settings": settings(telemetry={"rows": 1, "buffer": 1}), "epochs": 12},
-        "telemetry.every=2",
-    ),
     "overhead": ({"settings": settings(boundary={"steps": 1}), "epochs": 4}, "boundary.steps=2"),
 }
 
@@ -162,6 +161,18 @@ def test_a_run_that_calls_for_it_is_told(tmp_path: Path, name: str) -> None:
     found = told(tmp_path, **more)
     assert name in found, found
     assert change in found[name]
+
+
+def test_a_run_whose_log_is_too_slow_for_its_telemetry_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal = SqliteLog.signal
+
+    def slow(log: SqliteLog, record: Record) -> Position:
+        time.sleep(0.2)
+        return signal(log, record)
+
+    monkeypatch.setattr(SqliteLog, "signal", slow)
+    found = told(tmp_path, settings=settings(telemetry={"rows": 1, "buffer": 1}))
+    assert "telemetry.every=2" in found["telemetry dropped"]
 
 
 def test_threads_that_wait_for_busy_cores_are_told_of(tmp_path: Path) -> None:
