@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from esper.dev.cluster import Cluster
 from esper.log.kafka import open_kafka
-from esper.log.kafka.topics import make_topics
+from esper.log.kafka.admin.topics import make_topics
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import esper
 from benchmarks.report import Figure, at_least, at_most, temporary_home
 from esper.events.runs import SeedTransitioned
-from esper.kasmina.stages import Stage
-from esper.tamiyo.state import SeedState
+from esper.kasmina.seed.stages import Stage
+from esper.tamiyo.run.state import SeedState
 from esper.tasks.task import loss
 
 TITLE = "seeds kept that are useful, and that are useless"

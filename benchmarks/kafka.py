@@ -36,8 +36,8 @@ from esper.log.kafka.writer import KafkaWriter
 from esper.log.port import RUNS, Log, Record, Writer
 from esper.log.records import run_record
 from esper.settings import LogSettings
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
 
 TITLE = "the log on Kafka, one writer, one broker on this machine"
 

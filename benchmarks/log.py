@@ -32,8 +32,8 @@ from esper.log.exclusions import run_events
 from esper.log.headers import pack
 from esper.log.port import RUNS, Log, Record, Writer
 from esper.log.records import run_record
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
 
 TITLE = "the embedded log, one writer, durable transactions of 100 events"
 RUN, BATCH = "run-4f2a9c", 100

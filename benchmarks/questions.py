@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.many_rows import fill
 from benchmarks.report import Figure, at_most, temporary_home
-from esper.nissa.asking import Questions
-from esper.nissa.migrate import migrate
-from esper.nissa.named import all_named
-from esper.nissa.warehouse import EMBEDDED, connect
+from esper.nissa.clickhouse.named_queries import all_named
+from esper.nissa.clickhouse.questions import Questions
+from esper.nissa.clickhouse.warehouse import EMBEDDED, connect
+from esper.nissa.tables.migrate import migrate
 
 TITLE = "named queries over many rows, embedded"
 ROWS, MEASURED, OTHERS = 50_000_000, 20, 3_000

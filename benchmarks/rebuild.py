@@ -20,11 +20,11 @@ from esper.events.runs import CheckpointCommitted, DecisionMade, SeedTransitione
 from esper.log import open_log
 from esper.log.port import Log
 from esper.log.records import telemetry_record
-from esper.nissa.audit import audit
-from esper.nissa.migrate import migrate
-from esper.nissa.rows import TABLES
-from esper.nissa.sink import DONE, Sink
-from esper.nissa.warehouse import EMBEDDED, connect
+from esper.nissa.clickhouse.warehouse import EMBEDDED, connect
+from esper.nissa.sink.audit import audit
+from esper.nissa.sink.sink import DONE, Sink
+from esper.nissa.tables.migrate import migrate
+from esper.nissa.tables.rows import TABLES
 
 TITLE = "ClickHouse's tables made anew from the log, embedded, one process"
 EVENTS, RUNS, AT_ONCE = 1_000_000, 8, 1000

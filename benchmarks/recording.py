@@ -15,7 +15,7 @@ from benchmarks.spine import demo_task, interleaved, under_esper
 from esper.settings import Settings, settings_from
 from esper.tasks.task import Task
 from esper.tolaria import Run
-from esper.tolaria.recorder import Measurement, Recorder
+from esper.tolaria.telemetry.recorder import Measurement, Recorder
 
 TITLE = "the demo's training with telemetry against the same without"
 BLOCKS, STEPS = 160, 30

@@ -60,7 +60,7 @@ def long_run() -> list[Figure]:
     from esper.artifacts import open_store
     from esper.log import open_log
     from esper.settings import log_url
-    from esper.tolaria.history import recent, whole
+    from esper.tolaria.journal.history import recent, whole
 
     with temporary_home() as home:
         url, artifacts = log_url(Path(home).absolute()), f"file:///{Path(home, 'artifacts').absolute()}"
@@ -84,15 +84,15 @@ def long_run() -> list[Figure]:
 def _write_long(url: str, artifacts: str) -> None:
     from benchmarks.log import boundary, start
     from esper.artifacts import open_store
-    from esper.events.codec import decode
+    from esper.events.encoding.codec import decode
     from esper.events.runs import CheckpointCommitted
     from esper.log import open_log
     from esper.log.chain import chained, first_link
     from esper.log.records import run_record
-    from esper.tamiyo.fold import fold
-    from esper.tamiyo.snapshot import Folded
-    from esper.tamiyo.state import RunState
-    from esper.tolaria.checkpoint import Checkpoints, snapshot
+    from esper.tamiyo.run.fold import fold
+    from esper.tamiyo.run.snapshot import Folded
+    from esper.tamiyo.run.state import RunState
+    from esper.tolaria.checkpoint.store import Checkpoints, snapshot
 
     files, state = Checkpoints(open_store(artifacts), RUN), RunState(RUN)
     contents: list[RunContent] = []

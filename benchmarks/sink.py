@@ -27,10 +27,10 @@ from esper.events.telemetry import StepsMeasured
 from esper.log import open_log
 from esper.log.port import RUNS, TELEMETRY, Log, Position
 from esper.log.records import telemetry_record
-from esper.nissa import telemetry
-from esper.nissa.migrate import migrate
-from esper.nissa.sink import Sink
-from esper.nissa.warehouse import EMBEDDED, connect
+from esper.nissa.clickhouse.warehouse import EMBEDDED, connect
+from esper.nissa.sink.sink import Sink
+from esper.nissa.tables import telemetry
+from esper.nissa.tables.migrate import migrate
 from esper.settings import settings_from
 
 TITLE = "from the log to ClickHouse, embedded, one process"

@@ -13,7 +13,7 @@ from esper.errors import EsperError, RunEnded
 from esper.version import __version__
 
 if TYPE_CHECKING:
-    from esper.records import Connection, RunRecord, connect
+    from esper.client.runs import Connection, RunRecord, connect
     from esper.settings import Settings
     from esper.tezzeret.grown import growable
     from esper.tezzeret.saved import build
@@ -37,12 +37,12 @@ __all__ = [
 
 # Imported on first use: commands that only read the log need no torch.
 _LATER = {
-    "Connection": "esper.records",
+    "Connection": "esper.client.runs",
     "Run": "esper.tolaria",
-    "RunRecord": "esper.records",
+    "RunRecord": "esper.client.runs",
     "Settings": "esper.settings",
     "build": "esper.tezzeret.saved",
-    "connect": "esper.records",
+    "connect": "esper.client.runs",
     "growable": "esper.tezzeret.grown",
     "load": "esper.tolaria",
     "resume": "esper.tolaria",

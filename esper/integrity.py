@@ -11,15 +11,15 @@ from esper.artifacts.port import ArtifactStore, Stored
 from esper.errors import CorruptArtifact, DecodeError, EsperError, RunUnusable
 from esper.events.assets import KernelCompiled
 from esper.events.runs import CheckpointCommitted
-from esper.kasmina.stages import IllegalMove, Stage
+from esper.kasmina.seed.stages import IllegalMove, Stage
 from esper.log.exclusions import run_events
 from esper.log.integrity import Checked, Finding, check_log
 from esper.log.port import ASSETS, Entry, Log
 from esper.log.records import event_of
-from esper.tamiyo.fold import fold
+from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.rules.checkpoints import newest_usable
-from esper.tamiyo.state import ENDED, RunState
-from esper.tamiyo.verify import verify
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import ENDED, RunState
 
 KERNELS = "kernels"
 GRACE = 3600.0

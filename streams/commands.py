@@ -19,14 +19,15 @@ from esper.cli import options as cli
 from esper.cli.options import common
 from esper.cli.output import print_json
 from esper.errors import UsageError
-from esper.hosts import is_loopback
-from esper.locks import locked
 from esper.log import open_log
 from esper.log.exclusions import untaken
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS
-from esper.private import make_folder, open_file
-from streams import app, generations, rebuild, verify
+from esper.system.hosts import is_loopback
+from esper.system.locks import locked
+from esper.system.private import make_folder, open_file
+from streams.host import app
+from streams.views import generations, rebuild, verify
 
 TOKEN = 16
 """Characters that a token has at least."""

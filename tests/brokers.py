@@ -238,7 +238,7 @@ def own_cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def new_log(addresses: str) -> str:
     """The URL of a log that nobody else uses, with its topics."""
     from esper.log.kafka import open_kafka
-    from esper.log.kafka.topics import make_topics
+    from esper.log.kafka.admin.topics import make_topics
 
     url = f"kafka://{addresses}/test-{uuid.uuid4().hex[:12]}"
     make_topics(open_kafka(url))

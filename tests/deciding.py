@@ -17,15 +17,15 @@ from esper.events.signals import DecisionProposed
 from esper.log import open_log
 from esper.log.port import RUNS, Record
 from esper.log.records import event_of
-from esper.tamiyo.fold import apply
-from esper.tamiyo.remote import proposals, questions, signal_of
+from esper.tamiyo.policy.remote import proposals, questions, signal_of
 from esper.tamiyo.rules.decisions import decide
 from esper.tamiyo.rules.script import KernelWanted
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.run.fold import apply
+from esper.tamiyo.run.state import RunState, settings_of
 from esper.tolaria.answers import Answers
-from esper.tolaria.inbox import Command, Proposal
-from esper.tolaria.journal import Transaction
-from esper.tolaria.proposals import Proposals
+from esper.tolaria.journal.inbox import Command, Proposal
+from esper.tolaria.journal.journal import Transaction
+from esper.tolaria.journal.proposals import Proposals
 from tests.histories import RUN, History
 
 Tamper = Callable[[str, Event, DecisionProposed], Iterable[Record]]

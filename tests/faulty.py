@@ -10,8 +10,8 @@ import pytest
 
 from esper.errors import LogError, WriterLost
 from esper.log.port import Position, Record, Writer
-from esper.log.sqlite import SqliteLog
-from esper.tolaria import bench
+from esper.log.sqlite.log import SqliteLog
+from esper.tolaria import assembly as bench
 
 Fault = Literal["away", "lost before", "lost after", None]
 """Of one append: the log does not take it; the writer is given up with its transaction undone, or committed."""

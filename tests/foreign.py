@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from esper.events.schemas import UNKNOWN
-from esper.log.database import Database
+from esper.events.encoding.schemas import UNKNOWN
 from esper.log.port import Position, Record
-from esper.log.sqlite import insert
+from esper.log.sqlite.database import Database
+from esper.log.sqlite.log import insert
 
 
 def inject(url: str, topic: str, key: str, value: bytes, headers: tuple[tuple[str, bytes], ...] = ()) -> Position:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from esper.events import runs
-from esper.kasmina.stages import Stage
+from esper.kasmina.seed.stages import Stage
 from esper.log.chain import chained, digest
 from esper.log.exclusions import run_events
 from esper.log.kafka.frames import head
@@ -16,7 +16,7 @@ from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.reader import EPOCH, SEQUENCE
 from esper.log.port import Entry, Log, Position, Record
 from esper.log.records import run_record
-from esper.log.sqlite import SqliteLog, insert
+from esper.log.sqlite.log import SqliteLog, insert
 from tests.histories import ENVIRONMENT, History
 
 EPOCHS: dict[str, Callable[[int], int]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from esper.kasmina.seed import SEED_PREFIX
+from esper.kasmina.seed.seed import SEED_PREFIX
 from esper.tezzeret.builder import build
 from esper.tezzeret.grown import join
 from esper.tezzeret.module import Placed

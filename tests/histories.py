@@ -11,15 +11,15 @@ from uuid import UUID
 
 from esper.events import Envelope, Event, runs
 from esper.events.ids import run_event_id, signal_id
-from esper.kasmina.stages import IN_THE_HOST
+from esper.kasmina.seed.stages import IN_THE_HOST
 from esper.settings import Settings, settings_from
-from esper.tamiyo.fold import apply
-from esper.tamiyo.observation import digest, observe
 from esper.tamiyo.policies import newest
-from esper.tamiyo.policy import Decision, Policy
-from esper.tamiyo.remote import Questions, proposals
+from esper.tamiyo.policy.observation import digest, observe
+from esper.tamiyo.policy.policy import Decision, Policy
+from esper.tamiyo.policy.remote import Questions, proposals
 from esper.tamiyo.rules import checkpoints, decider, script
-from esper.tamiyo.state import ENDED, RunState
+from esper.tamiyo.run.fold import apply
+from esper.tamiyo.run.state import ENDED, RunState
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import sys
 
+from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
-from esper.events.schemas import schema_of
 from esper.log import open_log
 from esper.log.port import ASSETS, RUNS, Record
 

@@ -11,9 +11,9 @@ from urllib.request import urlopen
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from esper.nissa.following import Progress
-from esper.nissa.metrics import Measure, of_run, of_sink, serving
-from esper.tamiyo.state import RunState
+from esper.nissa.prometheus import Measure, of_run, of_sink, serving
+from esper.nissa.sink.process import Progress
+from esper.tamiyo.run.state import RunState
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _asked(measure: Measure) -> bytes:
 
 
 def _worker() -> bytes:
-    from streams.metrics import text
+    from streams.serving.metrics import text
 
     app: Any = SimpleNamespace(
         runs=SimpleNamespace(records=1, events=1),

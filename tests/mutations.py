@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from esper.events import Event, runs
-from esper.kasmina.stages import Stage
+from esper.kasmina.seed.stages import Stage
+from esper.tamiyo.proof.verify import transactions
 from esper.tamiyo.rules.inputs import INPUTS, SOMETIMES
-from esper.tamiyo.verify import transactions
 
 STAGES = tuple(stage.value for stage in Stage)
 NAMED = {  # what else a field may say

@@ -21,6 +21,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal whose log is away tries again at once."""
-    from esper.tolaria import journal
+    from esper.tolaria.journal import journal
 
     monkeypatch.setattr(journal, "FIRST_PAUSE", 0.001)

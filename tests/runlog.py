@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.events import Event
-from esper.events.codec import to_json
+from esper.events.encoding.codec import to_json
 from esper.log import open_log
 from esper.log.exclusions import run_events
 

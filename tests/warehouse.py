@@ -41,8 +41,8 @@ class Database:
     """A database with Esper's tables. ``client`` may write."""
 
     def __init__(self, url: str, opened: list[Client]) -> None:
-        from esper.nissa.migrate import migrate
-        from esper.nissa.warehouse import connect
+        from esper.nissa.clickhouse.warehouse import connect
+        from esper.nissa.tables.migrate import migrate
 
         self.url, self._opened = url, opened
         self.client = connect(url)
@@ -54,7 +54,7 @@ class Database:
 
     def ask(self, sql: str, **parameters: str) -> list[dict[str, Any]]:
         """The rows by column that a user gets who asks ``sql``: read-only and with limits."""
-        from esper.nissa.asking import Questions
+        from esper.nissa.clickhouse.questions import Questions
 
         answer = orjson.loads(Questions(self.url).answer(sql, parameters, "json"))
         return [dict(row) for row in answer["data"]]
@@ -72,7 +72,7 @@ def new_database(folder: Path, server: str = SERVER) -> Iterator[Database]:
     folder meanwhile."""
     import clickhouse_connect
 
-    from esper.nissa.warehouse import EMBEDDED
+    from esper.nissa.clickhouse.warehouse import EMBEDDED
 
     opened: list[Client] = []
     name = f"esper_test_{uuid.uuid4().hex[:12]}"

@@ -26,8 +26,8 @@ from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import RUNS, Record
 from esper.log.records import record_of
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
 from tests.histories import simulate
 from tests.integration.command import wait_until
 

@@ -19,15 +19,15 @@ from uuid import UUID
 
 from esper.cli.main import main as esper
 from esper.events import Content, Envelope, Event
-from esper.events.codec import encode, jsonable, to_json
-from esper.events.schemas import name_of, schema_of
+from esper.events.encoding.codec import encode, jsonable, to_json
+from esper.events.encoding.schemas import name_of, schema_of
 from esper.log import open_log
 from esper.log.ordering import in_order
 from esper.log.port import ASSETS, RUNS, Entry, Position, Record
 from esper.log.records import run_record
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
-from esper.tolaria import journal
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
+from esper.tolaria.journal import journal
 from tests.histories import TIME, simulate
 
 QUICK = ("boundary.steps=25", "training.steps=75", "policy.warmup=25", "verdict.measurements=2")

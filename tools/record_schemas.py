@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from esper.events import evolution
-from esper.events.schemas import schema_from_json
+from esper.events.encoding import evolution
+from esper.events.encoding.schemas import schema_from_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures" / "logs"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from esper.artifacts.port import Stored, checked, is_key
 from esper.errors import CorruptArtifact, EsperError
-from esper.locks import locked, share
-from esper.private import make_folder, open_file, sync_folder
+from esper.system.locks import locked, share
+from esper.system.private import make_folder, open_file, sync_folder
 
 _TEMPORARY, _LOCK = ".tmp-", ".writers"
 _ABANDONED_AFTER = 3600.0  # seconds without a write

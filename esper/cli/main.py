@@ -13,43 +13,43 @@ from collections.abc import Sequence
 import click
 
 from esper.errors import EsperError, RunEnded, UsageError
-from esper.kasmina.stages import IllegalMove
+from esper.kasmina.seed.stages import IllegalMove
 from esper.version import __version__
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 COMMANDS = {
-    "train": ("esper.cli.train:train", "Train a built-in task and watch its network grow."),
-    "resume": ("esper.cli.train:resume", "Go on with a run of a built-in task."),
-    "runs": ("esper.cli.inspect:runs", "List the runs."),
-    "show": ("esper.cli.inspect:show", "Show a run, now or at any event or step."),
-    "events": ("esper.cli.inspect:events", "Print a run's events, or follow them."),
-    "watch": ("esper.cli.watch:watch", "Watch a run as it goes on."),
-    "explain": ("esper.cli.advice:explain", "Say why a run grew or did not, and what to change."),
-    "compare": ("esper.cli.compare:compare", "Say what is different between runs, and what they came to."),
-    "why": ("esper.cli.explain:why", "Tell why a seed was born and what became of it."),
-    "check": ("esper.cli.check:check", "Look at all that is stored: is it what was written?"),
-    "verify": ("esper.cli.explain:verify", "Compute every decision and verdict of a run again from its log."),
-    "weights": ("esper.cli.weights:weights", "Write a run's weights, seeds included, to a file."),
-    "pause": ("esper.cli.control:pause", "Ask a run to pause; resume goes on with it."),
-    "rename": ("esper.cli.describe:rename", "Give a run a name."),
-    "tag": ("esper.cli.describe:tag", "Give a run tags, or take them away."),
-    "note": ("esper.cli.describe:note", "Write a note about a run."),
-    "stop": ("esper.cli.control:stop", "Ask a run to stop for good."),
-    "sql": ("esper.cli.sql:sql", "Ask ClickHouse about everything on the log."),
-    "sink": ("esper.cli.analytics:sink", "Follow the log into ClickHouse."),
-    "report": ("esper.cli.report:report", "Write a page about runs: curves, seeds, decisions, cost."),
-    "analytics": ("esper.cli.analytics:analytics", "Make, check and rebuild ClickHouse's tables."),
-    "seed": ("esper.cli.control:seed", "Ask something of one seed."),
-    "copy": ("esper.cli.copy:copy", "Copy runs from one log to another."),
-    "dlq": ("esper.cli.dlq:dlq", "The dead letters: records that could not be read."),
-    "schemas": ("esper.cli.schemas:schemas", "Check the events' schemas against their past versions."),
-    "topics": ("esper.cli.topics:topics", "Make the topics of a log on Kafka, and set rights."),
-    "log": ("esper.cli.log:log", "Find transactions that hold a log on Kafka up, and end them."),
-    "dev": ("esper.cli.dev:dev", "Run Kafka and a schema registry on this machine."),
+    "train": ("esper.cli.training.train:train", "Train a built-in task and watch its network grow."),
+    "resume": ("esper.cli.training.train:resume", "Go on with a run of a built-in task."),
+    "runs": ("esper.cli.runs.inspect:runs", "List the runs."),
+    "show": ("esper.cli.runs.inspect:show", "Show a run, now or at any event or step."),
+    "events": ("esper.cli.runs.inspect:events", "Print a run's events, or follow them."),
+    "watch": ("esper.cli.runs.watch:watch", "Watch a run as it goes on."),
+    "explain": ("esper.cli.runs.advice:explain", "Say why a run grew or did not, and what to change."),
+    "compare": ("esper.cli.runs.compare:compare", "Say what is different between runs, and what they came to."),
+    "why": ("esper.cli.runs.explain:why", "Tell why a seed was born and what became of it."),
+    "check": ("esper.cli.operating.check:check", "Look at all that is stored: is it what was written?"),
+    "verify": ("esper.cli.runs.explain:verify", "Compute every decision and verdict of a run again from its log."),
+    "weights": ("esper.cli.training.weights:weights", "Write a run's weights, seeds included, to a file."),
+    "pause": ("esper.cli.training.control:pause", "Ask a run to pause; resume goes on with it."),
+    "rename": ("esper.cli.training.describe:rename", "Give a run a name."),
+    "tag": ("esper.cli.training.describe:tag", "Give a run tags, or take them away."),
+    "note": ("esper.cli.training.describe:note", "Write a note about a run."),
+    "stop": ("esper.cli.training.control:stop", "Ask a run to stop for good."),
+    "sql": ("esper.cli.operating.sql:sql", "Ask ClickHouse about everything on the log."),
+    "sink": ("esper.cli.operating.analytics:sink", "Follow the log into ClickHouse."),
+    "report": ("esper.cli.runs.report:report", "Write a page about runs: curves, seeds, decisions, cost."),
+    "analytics": ("esper.cli.operating.analytics:analytics", "Make, check and rebuild ClickHouse's tables."),
+    "seed": ("esper.cli.training.control:seed", "Ask something of one seed."),
+    "copy": ("esper.cli.operating.copy:copy", "Copy runs from one log to another."),
+    "dlq": ("esper.cli.operating.dlq:dlq", "The dead letters: records that could not be read."),
+    "schemas": ("esper.cli.operating.schemas:schemas", "Check the events' schemas against their past versions."),
+    "topics": ("esper.cli.operating.topics:topics", "Make the topics of a log on Kafka, and set rights."),
+    "log": ("esper.cli.operating.log:log", "Find transactions that hold a log on Kafka up, and end them."),
+    "dev": ("esper.cli.operating.dev:dev", "Run Kafka and a schema registry on this machine."),
     "worker": ("streams.commands:worker", "Keep the views of a log on Kafka, and serve them."),
     "views": ("streams.commands:views", "Compare the workers' views with the log, or rebuild them."),
-    "doctor": ("esper.cli.doctor:doctor", "Say what works here and how to mend what does not."),
+    "doctor": ("esper.cli.operating.doctor:doctor", "Say what works here and how to mend what does not."),
 }
 
 

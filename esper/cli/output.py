@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from esper.events.codec import jsonable
+from esper.events.encoding.codec import jsonable
 
 if TYPE_CHECKING:
-    from esper.tamiyo.state import RunState, SeedState
+    from esper.tamiyo.run.state import RunState, SeedState
 
 
 def program() -> str:

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from esper.dev.jars import Jars, java
 from esper.dev.processes import Process, spawn
 from esper.errors import ClusterUnavailable
-from esper.private import make_folder
+from esper.system.private import make_folder
 
 _LOGGING = """\
 status=error

@@ -20,8 +20,8 @@ from esper.dev.jars import Jars, fetched
 from esper.dev.ports import answers, free_ports, is_free
 from esper.dev.processes import Process, alive, stop
 from esper.errors import ClusterUnavailable, UsageError
-from esper.locks import locked
-from esper.private import make_folder, open_file
+from esper.system.locks import locked
+from esper.system.private import make_folder, open_file
 
 REGISTRY = "registry"
 _START = 90.0  # seconds for all to answer; 2 s for a broker and 8 s for the registry are usual

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from esper.dev.jars import Jars, java
 from esper.dev.processes import Process, spawn
-from esper.private import make_folder
+from esper.system.private import make_folder
 
 _PATH = "/apis/ccompat/v7"
 

@@ -24,7 +24,7 @@ class CommandIssued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionProposed:
-    """What a remote policy would do about the boundary at ``step``, as ``esper.tamiyo.remote`` defines it.
+    """What a remote policy would do about the boundary at ``step``, as ``esper.tamiyo.policy.remote`` defines it.
 
     The fields up to ``reason`` are those of DecisionMade. The nonce is the step, so that who proposes again
     proposes the same.

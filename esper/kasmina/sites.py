@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from esper.errors import ModelMismatch, UsageError
 from esper.events.assets import KernelRequested
-from esper.events.codec import canonical_json
+from esper.events.encoding.codec import canonical_json
 from esper.events.runs import SiteTable
 from esper.kasmina.kinds import KINDS, Kind, kind_of
-from esper.kasmina.span import Span
+from esper.kasmina.seed.span import Span
 
 SEED_PREFIX = "esper_seed_"
 """A fossilised seed is a submodule of its site under this name and its number."""

@@ -16,7 +16,7 @@ def mended(url: str) -> list[str]:
     path = Path(url.removeprefix(_SQLITE)).absolute()
     if not url.startswith(_SQLITE):
         return []
-    from esper.log import wal
+    from esper.log.sqlite import wal
 
     done = wal.mend(path)
     return [] if done is None else [done]
@@ -37,6 +37,6 @@ def open_log(url: str) -> Log:
         raise UsageError(
             f"{url!r} is not a log; write sqlite:///relative/path.db, sqlite:////absolute/path.db or kafka://host:port"
         )
-    from esper.log.sqlite import SqliteLog
+    from esper.log.sqlite.log import SqliteLog
 
     return SqliteLog(url, Path(path).absolute())

@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import sha256
 from operator import attrgetter
 
-from esper.events.codec import maker, with_link
+from esper.events.encoding.codec import maker, with_link
 from esper.log.port import RUNS, Position, Record
 
 LINK = "link"

@@ -11,8 +11,8 @@ import apsw
 
 from esper.errors import DecodeError, Disordered, LogError, UsageError
 from esper.events import Event
+from esper.events.encoding.schemas import schema_from_json
 from esper.events.exclusions import RecordExcluded
-from esper.events.schemas import schema_from_json
 from esper.log.chain import LINK
 from esper.log.claims import miscounted
 from esper.log.exclusions import Passed, excluded, meant, noting, struck
@@ -20,8 +20,8 @@ from esper.log.ordering import Excluded, Order
 from esper.log.partitions import partition_of
 from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY, Entry, Log, Position
 from esper.log.records import event_of
-from esper.log.sqlite import SqliteLog
-from esper.log.sums import checksum, checksum_of_schema
+from esper.log.sqlite.checksums import checksum, checksum_of_schema
+from esper.log.sqlite.log import SqliteLog
 
 TOPICS = (RUNS, SIGNALS, ASSETS, TELEMETRY, EXCLUSIONS, DEADLETTER)
 

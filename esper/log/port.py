@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
 from esper.errors import UsageError
-from esper.events.schemas import Schema
+from esper.events.encoding.schemas import Schema
 
 RUNS, SIGNALS, ASSETS, DEADLETTER = "esper.runs", "esper.signals", "esper.assets", "esper.deadletter"
 TELEMETRY, EXCLUSIONS = "esper.telemetry", "esper.exclusions"
@@ -63,7 +63,7 @@ class Entry:
     """What is read: a record, where it lies and when the log took it (UTC).
 
     ``error`` says why the record's schema is not known (a foreign frame, a schema id that the registry does not
-    have); its ``record.value`` is then the raw bytes and ``record.schema`` is ``esper.events.schemas.UNKNOWN``.
+    have); its ``record.value`` is then the raw bytes and ``record.schema`` is ``esper.events.encoding.schemas.UNKNOWN``.
     """
 
     position: Position

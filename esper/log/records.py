@@ -9,9 +9,9 @@ from uuid import UUID
 
 from esper.errors import DecodeError, UsageError
 from esper.events import AssetContent, Content, Envelope, Event, RunContent, SignalContent, TelemetryContent
-from esper.events.codec import content_digest, decode, encode, encode_run_event, maker
+from esper.events.encoding.codec import content_digest, decode, encode, encode_run_event, maker
+from esper.events.encoding.schemas import name_of, schema_of
 from esper.events.ids import LONGEST_ISSUER, asset_id, run_event_text, signal_id, telemetry_id
-from esper.events.schemas import name_of, schema_of
 from esper.log.headers import Headers
 from esper.log.port import ASSETS, RUNS, SIGNALS, TELEMETRY, Entry, Record
 

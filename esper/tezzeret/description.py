@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from esper.errors import ModelMismatch, UsageError
-from esper.events.codec import canonical_json
+from esper.events.encoding.codec import canonical_json
 from esper.tezzeret.graph import DTYPES, KernelGraph, parameters_of
 from esper.urza.operators import Part
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, UsageError
-from esper.events.codec import canonical_json
+from esper.events.encoding.codec import canonical_json
 from esper.tezzeret.graph import DTYPES, KernelGraph, parameters_of
 from esper.tezzeret.module import Kernel
 

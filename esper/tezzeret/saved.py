@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from esper.errors import UsageError
-from esper.kasmina.seed import SEED_PREFIX
+from esper.kasmina.seed.seed import SEED_PREFIX
 from esper.tezzeret.grown import growable
 
 State = Mapping[str, Any]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from esper.tolaria.checkpoint.weights import load
 from esper.tolaria.run import Run
 from esper.tolaria.start import resume, start
-from esper.tolaria.weights import load
 
 __all__ = ["Run", "load", "resume", "start"]

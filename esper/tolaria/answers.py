@@ -18,17 +18,17 @@ from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvalu
 from esper.events.runs import DecisionMade
 from esper.events.signals import CommandIssued
 from esper.kasmina.gate import GateData, evaluate
-from esper.kasmina.isolation import gate_losses
-from esper.tamiyo import about
+from esper.kasmina.seed.isolation import gate_losses
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import Put, Question, Script, Step, Tell
+from esper.tamiyo.run import about
 from esper.tezzeret.birth import compile_kernel
-from esper.tolaria.garden import Garden
-from esper.tolaria.inbox import Command, Inbox
-from esper.tolaria.journal import Transaction
-from esper.tolaria.proposals import Proposals
-from esper.tolaria.subject import Subject
+from esper.tolaria.journal.inbox import Command, Inbox
+from esper.tolaria.journal.journal import Transaction
+from esper.tolaria.journal.proposals import Proposals
+from esper.tolaria.model.seeds import Garden
+from esper.tolaria.model.subject import Subject
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from prometheus_client.core import Metric
 from torch import nn
 
 from esper.errors import UsageError
-from esper.kasmina.stages import Stage
-from esper.nissa.metrics import of_run
+from esper.kasmina.seed.stages import Stage
+from esper.nissa.prometheus import of_run
 from esper.tamiyo.advice import advise
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.state import RunState
 from esper.tolaria.trainer import Trainer
 
 logger = logging.getLogger("esper")
@@ -217,7 +217,7 @@ class Run:
             )
 
     def metrics(self) -> Iterator[Metric]:
-        """What Prometheus reads of this run, for ``esper.nissa.metrics.serving``; any thread may ask."""
+        """What Prometheus reads of this run, for ``esper.nissa.prometheus.serving``; any thread may ask."""
         trainer = self._trainer
         if trainer is None:
             return of_run(self._state, self._step, self._committed, 0)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper.client.reading import is_there
 from esper.errors import (
     CorruptArtifact,
     DataMismatch,
@@ -25,7 +26,7 @@ from esper.errors import (
     SequenceGap,
     UsageError,
 )
-from esper.events.codec import canonical_json
+from esper.events.encoding.codec import canonical_json
 from esper.events.runs import (
     CheckpointCommitted,
     CheckpointRetired,
@@ -35,32 +36,31 @@ from esper.events.runs import (
     RunStarted,
 )
 from esper.kasmina.gate import GateData
-from esper.kasmina.seed import strip
+from esper.kasmina.seed.seed import strip
 from esper.kasmina.sites import site_table, without_sites
 from esper.log.claims import follow_on, miscounted
 from esper.log.ordering import Order
-from esper.reading import is_there
 from esper.settings import Settings, check_environment, log_url, settings_with
-from esper.tamiyo.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.policies import newest
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
 from esper.tamiyo.rules.decider import RULES, check_rules
-from esper.tamiyo.state import RunState, settings_of
-from esper.tolaria.archive import Archive
-from esper.tolaria.bench import Bench, bench_for
-from esper.tolaria.checkpoint import Checkpoints, Loaded, snapshot
-from esper.tolaria.digest import STATE_DIGESTS, check_algorithm, digest_tree
-from esper.tolaria.environment import environment
-from esper.tolaria.history import History, further, recent, whole
-from esper.tolaria.host import check_like, describe
-from esper.tolaria.journal import Journal
-from esper.tolaria.replay import Replay
+from esper.tamiyo.run.about import canonical_params, digested, named, noted, tagged
+from esper.tamiyo.run.state import RunState, settings_of
+from esper.tolaria.assembly import Bench, bench_for
+from esper.tolaria.checkpoint.digest import STATE_DIGESTS, check_algorithm, digest_tree
+from esper.tolaria.checkpoint.store import Checkpoints, Loaded, snapshot
+from esper.tolaria.checkpoint.weights import last_weights, put_into
+from esper.tolaria.checkpoint.writer import Archive
+from esper.tolaria.journal.history import History, further, recent, whole
+from esper.tolaria.journal.journal import Journal
+from esper.tolaria.journal.replay import Replay
+from esper.tolaria.model.environment import environment
+from esper.tolaria.model.host import check_like, describe
+from esper.tolaria.model.sites import Sites, costs_of
+from esper.tolaria.model.subject import Loss, Stateful, Subject
 from esper.tolaria.run import Run
-from esper.tolaria.sites import Sites, costs_of
-from esper.tolaria.subject import Loss, Stateful, Subject
-from esper.tolaria.ticker import ticking
+from esper.tolaria.telemetry.ticker import ticking
 from esper.tolaria.trainer import Trainer
-from esper.tolaria.weights import last_weights, put_into
 from esper.urza.library import built_in
 
 logger = logging.getLogger("esper")

@@ -17,27 +17,27 @@ from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
 from esper.settings import Settings
 from esper.tamiyo.advice.course import DROPPED, WAITED
-from esper.tamiyo.remote import Questions
+from esper.tamiyo.policy.remote import Questions
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
-from esper.tamiyo.state import RunState
-from esper.tolaria.alone import Alone
+from esper.tamiyo.run.state import RunState
 from esper.tolaria.answers import Answers
-from esper.tolaria.changes import Changes
-from esper.tolaria.checkpoint import Loaded, nothing, snapshot
-from esper.tolaria.cores import waited
-from esper.tolaria.cursor import Cursor
-from esper.tolaria.digest import StateDigest, batch_digest, digest_tree
-from esper.tolaria.garden import Garden
-from esper.tolaria.host import load_tensors, names_in_state_dict
-from esper.tolaria.host_pass import HostPass
-from esper.tolaria.inbox import Inbox
-from esper.tolaria.journal import Journal
-from esper.tolaria.keeper import Keeper
-from esper.tolaria.meter import Meter
-from esper.tolaria.metrics import Pending, checked
-from esper.tolaria.replay import Replay
-from esper.tolaria.subject import Pulse, Subject
+from esper.tolaria.checkpoint.digest import StateDigest, batch_digest, digest_tree
+from esper.tolaria.checkpoint.retention import Keeper
+from esper.tolaria.checkpoint.store import Loaded, nothing, snapshot
+from esper.tolaria.journal.inbox import Inbox
+from esper.tolaria.journal.journal import Journal
+from esper.tolaria.journal.replay import Replay
+from esper.tolaria.model.changes import Changes
+from esper.tolaria.model.cursor import Cursor
+from esper.tolaria.model.host import load_tensors, names_in_state_dict
+from esper.tolaria.model.host_pass import HostPass
+from esper.tolaria.model.seeds import Garden
+from esper.tolaria.model.sole_trainer import Alone
+from esper.tolaria.model.subject import Pulse, Subject
+from esper.tolaria.telemetry.cores import waited
+from esper.tolaria.telemetry.meter import Meter
+from esper.tolaria.telemetry.metrics import Pending, checked
 
 logger = logging.getLogger("esper")
 

@@ -16,9 +16,9 @@ from pydantic_core import PydanticCustomError
 
 from esper.errors import UsageError
 from esper.events.assets import BlueprintRegistered
-from esper.events.codec import canonical_json
+from esper.events.encoding.codec import canonical_json
 from esper.kasmina.kinds import KINDS
-from esper.registry import Registry, T
+from esper.plugins import Registry, T
 from esper.urza.operators import OPERATORS, Node, Operator, Part
 from esper.urza.sizes import Name, Size
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from esper.events import Event
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected
-from esper.events.codec import canonical_json, jsonable
-from esper.tamiyo.view import packed, short
+from esper.events.encoding.codec import canonical_json, jsonable
+from esper.tamiyo.run.view import packed, short
 from esper.urza.library import Library, request_of
 
 CHUNK = 4096  # characters of a definition in one piece: below 64 kB however each is escaped

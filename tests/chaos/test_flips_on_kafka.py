@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from esper.log.kafka import open_kafka
-from esper.log.kafka.topics import make_topics
+from esper.log.kafka.admin.topics import make_topics
 from esper.log.partitions import partition_of
 from esper.log.port import RUNS
 from tests.brokers import Brokers

@@ -40,7 +40,7 @@ def killed(zygote: Zygote, home: Path, faults: list[Fault], *more: Any) -> None:
 
 BEGINNING = {
     "while the first checkpoint is written": [before("esper.artifacts.files:os.replace")],
-    "when the first checkpoint is on disk": [after("esper.tolaria.checkpoint:Checkpoints.write")],
+    "when the first checkpoint is on disk": [after("esper.tolaria.checkpoint.store:Checkpoints.write")],
     "before RunStarted is committed": [before(APPEND, "RunStarted"), before(APPEND, "RunStarted")],
     "after RunStarted is committed": [after(APPEND, "RunStarted")],
 }
@@ -68,8 +68,8 @@ def test_a_run_killed_around_the_commit_of_each_transition_applies_it_once(
 CHECKPOINT = {
     "half a file": {"at": "esper.artifacts.files:open", "when": "half", "nth": 2},
     "a whole file without its name": before("esper.artifacts.files:os.replace", nth=2),
-    "chunk without manifest": after("esper.tolaria.checkpoint:Checkpoints._write_chunk", nth=2),
-    "files without event": after("esper.tolaria.checkpoint:Checkpoints.write", nth=2),
+    "chunk without manifest": after("esper.tolaria.checkpoint.store:Checkpoints._write_chunk", nth=2),
+    "files without event": after("esper.tolaria.checkpoint.store:Checkpoints.write", nth=2),
     "event not committed": before(APPEND, "CheckpointCommitted", nth=2),
     "event committed": after(APPEND, "CheckpointCommitted", nth=2),
     "not retired yet": before(APPEND, "CheckpointRetired"),
@@ -113,7 +113,7 @@ def test_a_checkpoint_taken_while_replaying_leaves_what_follows_it_to_be_replaye
     zygote: Zygote, whole_history: list[tuple[str, Any]], home: Path
 ) -> None:
     """The second epoch's checkpoint, at step 120, is late: its event follows the cull of step 130."""
-    write = "esper.tolaria.checkpoint:Checkpoints.write"
+    write = "esper.tolaria.checkpoint.store:Checkpoints.write"
     late = {**before(write, nth=2), "strike": "SLEEP"}
     lives = [
         ("start", [after(APPEND, "SeedTransitioned FOSSILISED")]),
@@ -131,10 +131,10 @@ def test_a_checkpoint_taken_while_replaying_leaves_what_follows_it_to_be_replaye
 ROLLBACK = {
     "before it is committed": before(APPEND, "RolledBack"),
     "after it is committed": after(APPEND, "RolledBack"),
-    "before it is applied again": before("esper.tolaria.changes:Changes._undo"),
-    "half applied": after("esper.tolaria.garden:Garden.rebuild", nth=2),
-    "applied, without a checkpoint": after("esper.tolaria.changes:Changes._undo"),
-    "its checkpoint written": after("esper.tolaria.checkpoint:Checkpoints.write"),
+    "before it is applied again": before("esper.tolaria.model.changes:Changes._undo"),
+    "half applied": after("esper.tolaria.model.seeds:Garden.rebuild", nth=2),
+    "applied, without a checkpoint": after("esper.tolaria.model.changes:Changes._undo"),
+    "its checkpoint written": after("esper.tolaria.checkpoint.store:Checkpoints.write"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from esper.events.runs import DecisionMade, DecisionRejected, RolledBack, SeedTransitioned
-from esper.tamiyo.verify import verify
+from esper.tamiyo.proof.verify import verify
 from tests.chaos.trainers import Progress, Zygote, assert_whole
 from tests.deciding import Worker
 from tests.runlog import events, history, log_url

@@ -20,8 +20,8 @@ import pytest
 from esper.errors import AnalyticsError, UsageError
 from esper.log import open_log
 from esper.log.port import RUNS
-from esper.nissa.asking import Questions
-from esper.nissa.server import ask
+from esper.nissa.clickhouse.questions import Questions
+from esper.nissa.embedded.server import ask
 from tests.forging import forged, plant
 from tests.stories import Story
 from tests.warehouse import Database
@@ -311,7 +311,7 @@ def test_a_sink_that_is_killed_leaves_nothing_that_holds_up_the_next(home: Path)
 
 def test_a_database_that_is_taken_names_who_has_it(home: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from esper.nissa.owner import owning\n"
+        "import sys, time; from pathlib import Path; from esper.nissa.embedded.ownership import owning\n"
         "with owning(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
     )
     folder = home / "clickhouse"

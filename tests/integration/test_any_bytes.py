@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from esper.events.encoding.schemas import UNKNOWN, schema_of
 from esper.events.runs import BoundaryReached
-from esper.events.schemas import UNKNOWN, schema_of
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of

@@ -10,8 +10,8 @@ from threading import Thread
 import pytest
 
 from esper.errors import AnalyticsError, EsperError, UsageError
-from esper.nissa.asking import Questions
-from esper.nissa.warehouse import connect
+from esper.nissa.clickhouse.questions import Questions
+from esper.nissa.clickhouse.warehouse import connect
 from tests.warehouse import Database, new_database
 
 SECRET = "hunter2"

@@ -27,14 +27,14 @@ from esper.errors import (
     Unsupported,
     UsageError,
 )
+from esper.events.encoding.schemas import schema_from_json
 from esper.events.runs import AlertRaised, DecisionMade, RunResumed, RunStarted
-from esper.events.schemas import schema_from_json
 from esper.log import open_log
-from esper.log.database import VERSION
 from esper.log.records import run_record
+from esper.log.sqlite.database import VERSION
 from esper.tamiyo.policies import registered
 from esper.tamiyo.policies.heuristic import Heuristic
-from esper.tolaria.environment import environment
+from esper.tolaria.model.environment import environment
 from tests.training import Loop, contents, events, examples, history, host, settings
 
 START = sys.modules["esper.tolaria.start"]  # esper.tolaria.start is the function

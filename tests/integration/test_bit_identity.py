@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.kasmina import generators
-from esper.kasmina.effect import Effect
 from esper.kasmina.health import Probe
-from esper.kasmina.isolation import gate_losses, isolated, isolated_gradients
-from esper.kasmina.seed import LiveSeed
+from esper.kasmina.seed.effect import Effect
+from esper.kasmina.seed.isolation import gate_losses, isolated, isolated_gradients
+from esper.kasmina.seed.seed import LiveSeed
+from esper.kasmina.seed.stages import Stage
 from esper.kasmina.sites import find_sites
-from esper.kasmina.stages import Stage
 from esper.tezzeret import build
 from esper.urza import built_in
 from tests.sites import requested, site_at

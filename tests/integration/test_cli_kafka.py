@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from esper.cli.log import _commands
 from esper.cli.main import main
+from esper.cli.operating.log import _commands
 from esper.cli.options import Place
 from esper.dev.jars import fetched
 from esper.log import open_log
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
-from esper.log.kafka.check import HANGING, OpenTransaction
+from esper.log.kafka.admin.open_transactions import HANGING, OpenTransaction
 from esper.log.partitions import partition_of
 from esper.log.port import ASSETS, RUNS, Position
 from tests.brokers import Brokers, JarBrokers
@@ -54,7 +54,7 @@ def findings(esper: Esper, url: str) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def quick_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from esper.cli import doctor
+    from esper.cli.operating import doctor
 
     monkeypatch.setattr(doctor, "_LOOKS", (doctor._registry,))
 
@@ -126,7 +126,7 @@ def test_train_says_that_a_topic_is_missing_before_it_reads_any_data(
     def never(name: str) -> None:
         raise AssertionError("the task was loaded first")
 
-    monkeypatch.setattr("esper.cli.train.load_task", never)
+    monkeypatch.setattr("esper.cli.training.train.load_task", never)
     result = esper("train", "--task", "digits", "--log", f"{url}-none")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "run `esper topics init --log kafka://" in result.err

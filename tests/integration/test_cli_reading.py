@@ -256,7 +256,7 @@ def test_a_run_that_ended_in_good_order_is_no_failure(monkeypatch, capsys):
     def ended(*_: object) -> None:
         raise RunEnded("r", "paused", "run r is paused")
 
-    monkeypatch.setattr("esper.cli.inspect.existing_log", ended)
+    monkeypatch.setattr("esper.cli.runs.inspect.existing_log", ended)
     assert main(["runs"]) == 0
     assert capsys.readouterr().err == "esper: run r is paused\n"
 

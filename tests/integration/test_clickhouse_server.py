@@ -26,12 +26,12 @@ import pytest
 
 from esper.errors import AnalyticsError, UsageError
 from esper.log import open_log
-from esper.nissa import remote
-from esper.nissa.asking import Questions
-from esper.nissa.audit import audit
-from esper.nissa.sink import Sink
-from esper.nissa.trouble import told
-from esper.nissa.warehouse import LIMITS, connect
+from esper.nissa.clickhouse import server as remote
+from esper.nissa.clickhouse.errors import told
+from esper.nissa.clickhouse.questions import Questions
+from esper.nissa.clickhouse.warehouse import LIMITS, connect
+from esper.nissa.sink.audit import audit
+from esper.nissa.sink.sink import Sink
 from tests.stories import Story
 from tests.warehouse import new_database
 

@@ -18,7 +18,7 @@ from esper.errors import DataMismatch, ModelMismatch, RunExists, RunUnusable, Tr
 from esper.events.runs import RunCompleted, RunResumed
 from esper.log import open_log
 from esper.log.port import Log
-from esper.tolaria import bench
+from esper.tolaria import assembly as bench
 from esper.tolaria.trainer import Trainer
 from tests.training import Loop, contents, events, history
 

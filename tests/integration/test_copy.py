@@ -15,7 +15,7 @@ import pytest
 from esper.cli.main import main
 from esper.errors import LogError, Quarantined, RunExists, RunNotFound
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRequested
-from esper.events.codec import _CLASSES
+from esper.events.encoding.codec import _CLASSES
 from esper.events.ids import kernel_seed
 from esper.events.runs import Evidence
 from esper.events.signals import CommandIssued

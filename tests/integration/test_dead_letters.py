@@ -11,16 +11,16 @@ import pytest
 
 from esper.cli.main import main
 from esper.errors import Quarantined
-from esper.events.codec import _CLASSES
 from esper.events.deadletter import DeadLetterResolved
+from esper.events.encoding.codec import _CLASSES
 from esper.events.signals import CommandIssued
 from esper.log import open_log
 from esper.log.deadletter import ROOM, dead_letter_record, letters, sending_to
 from esper.log.ordering import in_order
 from esper.log.port import DEADLETTER, MAX_BYTES, RUNS, SIGNALS, Entry, Log, Position, Record
 from esper.log.records import event_of, signal_record
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
 from tests.foreign import inject
 from tests.histories import RUN, History
 from tests.integration.command import Result, wait_until
@@ -293,7 +293,7 @@ def test_a_quarantined_run_is_not_resumed_and_the_error_names_the_place(
     entry = next(each for each in log.read(RUNS) if each.record.schema.name == "esper.runs.DecisionMade")
     with monkeypatch.context() as version:
         older_version(version)
-        version.setattr("esper.tamiyo.snapshot.version", lambda: "older")
+        version.setattr("esper.tamiyo.run.snapshot.version", lambda: "older")
         with pytest.raises(Quarantined, match=f"{entry.position} cannot be read.*esper dlq redrive {entry.position}"):
             loop.resume()
         assert str(entry.position) in {letter.content.source for letter in letters(log)}

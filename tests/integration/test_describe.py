@@ -11,9 +11,9 @@ import pytest
 
 from esper.errors import UsageError
 from esper.events.runs import CommandAccepted, RunDescribed, RunStarted
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
-from esper.tamiyo.verify import verify
+from esper.tamiyo.proof.verify import verify
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
 from tests.integration.command import Esper, runner
 from tests.runlog import events, history
 from tests.training import Loop, contents

@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from esper.cli import doctor
 from esper.cli.main import main
+from esper.cli.operating import doctor
 from esper.connections import KafkaSettings
-from esper.log.kafka.release import release_line
+from esper.log.kafka.admin.release import release_line
 
 
 def varint(value: int) -> bytes:
@@ -89,14 +89,14 @@ def test_doctor_reaches_the_log_and_names_the_release(kafka_log_url, capsys):
 
 def test_doctor_warns_of_releases_that_lose_commits(answering, monkeypatch, capsys):
     monkeypatch.setenv("ESPER_REGISTRY", "http://127.0.0.1:1")
-    monkeypatch.setattr("esper.cli.doctor._LOOKS", (doctor._kafka,))
+    monkeypatch.setattr("esper.cli.operating.doctor._LOOKS", (doctor._kafka,))
     found = findings(capsys, f"kafka://127.0.0.1:{answering(api_versions(30))}")
     assert found["broker"]["level"] == "warning"
     assert "4.3.0 and 4.3.1 lose acknowledged events" in found["broker"]["remedy"]
 
 
 def test_doctor_says_which_broker_is_down(monkeypatch, capsys):
-    monkeypatch.setattr("esper.cli.doctor._LOOKS", (doctor._kafka,))
+    monkeypatch.setattr("esper.cli.operating.doctor._LOOKS", (doctor._kafka,))
     found = findings(capsys, "kafka://127.0.0.1:1")
     assert found["broker"]["level"] == "warning"
     assert "127.0.0.1:1 does not answer" in found["broker"]["found"]

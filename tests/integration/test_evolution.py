@@ -15,10 +15,10 @@ import pytest
 from esper.cli.main import main
 from esper.connections import registry_settings
 from esper.errors import LogError
-from esper.events import evolution
-from esper.events.evolution import breaches, lost, names, past, topic_of, unread
+from esper.events.encoding import evolution
+from esper.events.encoding.evolution import breaches, lost, names, past, topic_of, unread
+from esper.events.encoding.schemas import Schema, schema_from_json, schema_of
 from esper.events.runs import RunPaused, SeedTransitioned
-from esper.events.schemas import Schema, schema_from_json, schema_of
 from esper.log import open_log
 from esper.log.kafka.address import Address
 from esper.log.kafka.registry import Registry

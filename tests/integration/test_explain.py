@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import esper
 from esper.log.port import Position, Record
-from esper.log.sqlite import SqliteLog
-from esper.tolaria.cores import waited
+from esper.log.sqlite.log import SqliteLog
+from esper.tolaria.telemetry.cores import waited
 from tests.integration.command import runner
 from tests.training import Loop, examples, settings
 

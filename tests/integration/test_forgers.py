@@ -20,7 +20,7 @@ from esper.log.chain import chained, first_link
 from esper.log.exclusions import excluded, run_events, untaken
 from esper.log.port import RUNS, Entry, Log, Position, Record
 from esper.log.records import run_record
-from esper.tamiyo.view import RunView
+from esper.tamiyo.run.view import RunView
 from tests.forging import EPOCHS, KINDS, forged, is_foreign, plant
 from tests.integration.command import Esper, Result, runner
 from tests.runlog import LOG_URL, events, history

@@ -16,10 +16,10 @@ import esper
 from esper.cli.main import main as esper_command
 from esper.errors import CorruptArtifact, ModelMismatch, RunNotFound, UsageError
 from esper.events.runs import CheckpointCommitted
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
-from esper.tamiyo.verify import verify
-from esper.tolaria import weights
+from esper.tamiyo.proof.verify import verify
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
+from esper.tolaria.checkpoint import weights
 from tests.runlog import events
 from tests.training import Loop, adam, contents, host, loss, settings, stages
 

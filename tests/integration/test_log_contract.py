@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from esper.errors import Fenced, SequenceConflict, SequenceGap, UsageError
+from esper.events.encoding.schemas import name_of, schema_from_json, schema_of
 from esper.events.runs import AlertRaised, BoundaryReached, RunResumed
-from esper.events.schemas import name_of, schema_from_json, schema_of
 from esper.events.signals import CommandIssued
 from esper.log import open_log
 from esper.log.chain import chained, first_link

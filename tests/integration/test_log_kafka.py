@@ -17,8 +17,8 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from esper.errors import LogError, RecordTooLarge, UsageError
+from esper.events.encoding.schemas import UNKNOWN, schema_from_json, schema_named, schema_of
 from esper.events.runs import AlertRaised, BoundaryReached, CheckpointCommitted
-from esper.events.schemas import UNKNOWN, schema_from_json, schema_named, schema_of
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
 from esper.log.kafka.frames import head

@@ -17,13 +17,13 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from esper.cli.main import main
 from esper.connections import kafka_settings, registry_settings
 from esper.errors import Fenced, LogError, WriterLost
+from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
-from esper.events.schemas import schema_of
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
-from esper.log.kafka.check import HANGING, end_transaction, open_transactions
+from esper.log.kafka.admin.open_transactions import HANGING, end_transaction, open_transactions
+from esper.log.kafka.admin.topics import make_topics
 from esper.log.kafka.log import KafkaLog
-from esper.log.kafka.topics import make_topics
 from esper.log.kafka.writer import KafkaWriter
 from esper.log.partitions import partition_of
 from esper.log.port import ASSETS, RUNS, Record

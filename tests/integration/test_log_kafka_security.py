@@ -17,20 +17,20 @@ from pydantic import SecretStr
 from esper.cli.main import main
 from esper.connections import KafkaSettings, registry_settings
 from esper.errors import LogError, UsageError
+from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
-from esper.events.schemas import schema_of
 from esper.events.signals import CommandIssued
 from esper.log.chain import digest
 from esper.log.exclusions import excluded, exclusion_record
-from esper.log.kafka.acls import ROLES
 from esper.log.kafka.address import Address
+from esper.log.kafka.admin.acls import ROLES
+from esper.log.kafka.admin.topics import TOPICS, make_topics
 from esper.log.kafka.clients import security
 from esper.log.kafka.log import KafkaLog
-from esper.log.kafka.topics import TOPICS, make_topics
 from esper.log.port import ASSETS, DEADLETTER, PARTITIONS, RUNS, SIGNALS, Record
 from esper.log.records import signal_record
-from esper.nissa.shares import GROUP
-from esper.nissa.sink import TOPICS as SINKS_TOPICS
+from esper.nissa.sink.shares import GROUP
+from esper.nissa.sink.sink import TOPICS as SINKS_TOPICS
 from tests.brokers import Brokers
 from tests.secured import PASSWORD, Secured, secured_broker
 from tests.workers import Worker, digests, made_run, records

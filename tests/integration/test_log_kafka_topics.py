@@ -11,12 +11,12 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from esper.cli.main import main
 from esper.errors import LogError
+from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
-from esper.events.schemas import schema_of
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
+from esper.log.kafka.admin.topics import TOPICS, Registered, drift, make_topics, register_schemas
 from esper.log.kafka.log import KafkaLog
-from esper.log.kafka.topics import TOPICS, Registered, drift, make_topics, register_schemas
 from esper.log.port import RUNS, SIGNALS, Record
 
 SCHEMA = schema_of(AlertRaised)

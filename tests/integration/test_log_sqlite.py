@@ -15,11 +15,11 @@ import pytest
 
 from esper.errors import Fenced, LogError, SequenceConflict, SequenceGap, UsageError
 from esper.log import open_log
-from esper.log.database import VERSION
 from esper.log.headers import pack, unpack
 from esper.log.partitions import murmur2, partition_of
 from esper.log.port import ASSETS, RUNS, SIGNALS, Log
-from esper.log.sqlite import SqliteLog
+from esper.log.sqlite.database import VERSION
+from esper.log.sqlite.log import SqliteLog
 from tests.adapters import ROOT
 from tests.integration.test_log_contract import asset, command, event, read
 
@@ -215,7 +215,7 @@ def test_a_closed_log_says_so(log: Log) -> None:
 def test_another_process_that_writes_too_long_is_an_error_that_can_be_repeated(
     path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esper.log.database.PATIENCE", 0.1)
+    monkeypatch.setattr("esper.log.sqlite.database.PATIENCE", 0.1)
     writer = log.open_writer("run")
     rival = apsw.Connection(str(path))
     rival.execute("BEGIN IMMEDIATE")

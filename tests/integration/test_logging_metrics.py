@@ -13,10 +13,10 @@ import torch
 import esper
 from esper.errors import UsageError
 from esper.events.runs import CheckpointCommitted, MetricsLogged, RunStarted
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import MetricState, RunState
-from esper.tamiyo.verify import verify
-from esper.tolaria.metrics import NAMES
+from esper.tamiyo.proof.verify import verify
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import MetricState, RunState
+from esper.tolaria.telemetry.metrics import NAMES
 from tests.runlog import events, history
 from tests.training import Loop, contents, host, settings
 

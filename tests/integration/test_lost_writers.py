@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from esper.errors import Fenced, Quarantined
+from esper.events.encoding.schemas import Schema
 from esper.events.runs import CommandAccepted, RunResumed, RunStarted
-from esper.events.schemas import Schema
 from esper.log import open_log
 from esper.log.port import RUNS
 from esper.log.records import run_record
-from esper.log.sqlite import SqliteLog
-from esper.log.sqlite import _schema_id as schema_id
-from esper.tolaria import journal as journal_module
+from esper.log.sqlite.log import SqliteLog
+from esper.log.sqlite.log import _schema_id as schema_id
+from esper.tolaria.journal import journal as journal_module
 from tests.faulty import Fault
 from tests.integration.test_signals import send
 from tests.records import behind

@@ -13,8 +13,8 @@ import torch
 
 from esper.errors import Fenced, RunEnded, TrainingFailed
 from esper.events.runs import CheckpointCommitted, MetricsLogged, RunCancelled, RunFailed, RunPaused
-from esper.log.sqlite import SqliteWriter
-from esper.tamiyo.verify import verify
+from esper.log.sqlite.log import SqliteWriter
+from esper.tamiyo.proof.verify import verify
 from tests.integration.test_signals import at, send
 from tests.training import Loop, contents, events, settings
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.many_rows import fill
-from esper.nissa.named import Named, all_named, named
+from esper.nissa.clickhouse.named_queries import Named, all_named, named
 from tests.warehouse import Database, new_database
 
 MEASURED, OTHERS = 5, 200

@@ -16,8 +16,8 @@ from esper.errors import AnalyticsError
 from esper.events import runs
 from esper.log import open_log
 from esper.log.port import Log
-from esper.nissa.named import Named, all_named, named
-from esper.nissa.sink import Sink
+from esper.nissa.clickhouse.named_queries import Named, all_named, named
+from esper.nissa.sink.sink import Sink
 from tests.stories import Story
 from tests.training import Loop, contents
 from tests.warehouse import Database, new_database

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from esper.errors import ModelMismatch, RunEnded, Unsupported, UsageError
 from esper.events.runs import BoundaryReached, CheckpointCommitted, RolledBack
-from esper.tamiyo.verify import verify
+from esper.tamiyo.proof.verify import verify
 from tests.runlog import events
 from tests.training import Loop, contents, examples, history, host, settings, stages
 

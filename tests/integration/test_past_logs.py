@@ -14,14 +14,14 @@ import pytest
 from fastavro import schemaless_reader, schemaless_writer
 
 from esper.cli.main import main
-from esper.events.codec import decode, to_json
-from esper.events.evolution import OTHERS, breaches, names, past
-from esper.events.schemas import Schema, schema_from_json
+from esper.events.encoding.codec import decode, to_json
+from esper.events.encoding.evolution import OTHERS, breaches, names, past
+from esper.events.encoding.schemas import Schema, schema_from_json
 from esper.log import open_log
 from esper.log.ordering import in_order
 from esper.log.port import RUNS, Record
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "logs").glob("*.jsonl"))
 each_fixture = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.stem)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli import doctor
 from esper.cli.main import main
+from esper.cli.operating import doctor
 from esper.dev import Cluster
 from esper.dev.jars import java, maven
 from esper.errors import EsperError
@@ -102,7 +102,7 @@ def test_a_home_whose_log_is_on_kafka_is_for_its_owner_alone(home: Path, own_bro
 @pytest.fixture
 def privacy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[dict[str, str]]]:
     """``privacy(*words)``: what doctor finds of it."""
-    monkeypatch.setattr("esper.cli.doctor._LOOKS", (doctor._private,))
+    monkeypatch.setattr("esper.cli.operating.doctor._LOOKS", (doctor._private,))
 
     def found(*words: object) -> list[dict[str, str]]:
         capsys.readouterr()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from esper.kasmina.stages import Stage
-from esper.tamiyo.outlook import outlook
-from esper.tamiyo.state import RunState
+from esper.kasmina.seed.stages import Stage
+from esper.tamiyo.advice.outlook import outlook
+from esper.tamiyo.run.state import RunState
 from tests.histories import simulate
 from tests.integration.command import runner, wait_until
 from tests.runlog import events

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from esper.cli.main import main
+from esper.client.runs import connect
 from esper.events.runs import RunPaused, RunResumed
 from esper.log import open_log
-from esper.records import connect
 from esper.settings import log_url
 from tests.foreign import inject
 from tests.histories import ENVIRONMENT as THERE
@@ -157,7 +157,7 @@ HELD = """
 import sys
 from pathlib import Path
 from esper.errors import LogError
-from esper.log.database import Database
+from esper.log.sqlite.database import Database
 
 database = Database(Path(sys.argv[1]) / "log.db")
 count = "SELECT count(*) FROM records"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.nissa.asking import Questions
-from esper.nissa.named import named
+from esper.nissa.clickhouse.named_queries import named
+from esper.nissa.clickhouse.questions import Questions
 from tests.warehouse import Database
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")

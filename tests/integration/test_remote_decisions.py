@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from esper.events import Event
-from esper.events.codec import to_json
+from esper.events.encoding.codec import to_json
 from esper.events.runs import BoundaryReached, DecisionMade, DecisionRejected, RunStarted, SeedTransitioned
 from esper.events.signals import DecisionProposed
 from esper.log import open_log
 from esper.log.ordering import in_order
 from esper.log.port import PARTITIONS, RUNS, SIGNALS, Record
 from esper.log.records import event_of, signal_record
-from esper.tamiyo.remote import signal_of
-from esper.tamiyo.verify import verify
+from esper.tamiyo.policy.remote import signal_of
+from esper.tamiyo.proof.verify import verify
 from tests.deciding import Worker, as_they_are
 from tests.integration.command import runner, wait_until
 from tests.runlog import COMPARED

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from esper.cli.main import main
-from esper.nissa.asking import Questions
+from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.report.gather import LINES, POINTS, Gathered, gather
 from esper.nissa.report.page import page
 from tests.integration.command import runner

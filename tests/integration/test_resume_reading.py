@@ -24,11 +24,11 @@ from esper.log.deadletter import dead_letter_record
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import RUNS, Entry, Position
 from esper.log.records import run_record
-from esper.log.sqlite import SqliteLog
-from esper.tamiyo import snapshot
-from esper.tamiyo.snapshot import from_bytes, to_bytes
-from esper.tolaria.checkpoint import Checkpoints
-from esper.tolaria.history import History, further, recent, whole
+from esper.log.sqlite.log import SqliteLog
+from esper.tamiyo.run import snapshot
+from esper.tamiyo.run.snapshot import from_bytes, to_bytes
+from esper.tolaria.checkpoint.store import Checkpoints
+from esper.tolaria.journal.history import History, further, recent, whole
 from tests.faulty import Fault
 from tests.runlog import LOG_URL, history, log_url
 from tests.training import Loop, settings

@@ -19,7 +19,7 @@ from esper.events.signals import CommandIssued
 from esper.log import open_log
 from esper.log.port import SIGNALS
 from esper.log.records import record_of, signal_record
-from esper.tamiyo.verify import verify
+from esper.tamiyo.proof.verify import verify
 from tests.adapters import ROOT
 from tests.training import Loop, contents, events, history
 
@@ -93,7 +93,7 @@ def test_a_stop_that_was_accepted_holds_even_if_the_trainer_dies_with_it(
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esper.tolaria.changes.Changes.apply", die)
+    monkeypatch.setattr("esper.tolaria.model.changes.Changes.apply", die)
     loop = Loop(tmp_path, epochs=3)
     loop.begin()
     with pytest.raises(KeyboardInterrupt):

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from esper.errors import AnalyticsError
-from esper.events.schemas import schema_of
+from esper.events.encoding.schemas import schema_of
 from esper.events.telemetry import StepsMeasured
 from esper.log import open_log
 from esper.log.port import TELEMETRY, Log, Record
 from esper.log.records import telemetry_record
-from esper.nissa import migrate as migrating
-from esper.nissa.audit import audit
-from esper.nissa.migrate import migrate
-from esper.nissa.sink import Sink
-from esper.nissa.warehouse import connect
+from esper.nissa.clickhouse.warehouse import connect
+from esper.nissa.sink.audit import audit
+from esper.nissa.sink.sink import Sink
+from esper.nissa.tables import migrate as migrating
+from esper.nissa.tables.migrate import migrate
 from tests.stories import START, Story
 from tests.warehouse import Database
 

@@ -24,11 +24,11 @@ from esper.errors import AnalyticsError, LogError
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import PARTITIONS, RUNS, TELEMETRY, Change, Log
-from esper.nissa.audit import audit
-from esper.nissa.migrate import migrate
-from esper.nissa.shares import Shared, group_of, guarded, whole
-from esper.nissa.sink import TOPICS, Sink
-from esper.nissa.warehouse import connect
+from esper.nissa.clickhouse.warehouse import connect
+from esper.nissa.sink.audit import audit
+from esper.nissa.sink.shares import Shared, group_of, guarded, whole
+from esper.nissa.sink.sink import TOPICS, Sink
+from esper.nissa.tables.migrate import migrate
 from tests.adapters import ROOT
 from tests.integration.command import spawn, wait_until
 from tests.stories import Story
@@ -255,8 +255,8 @@ def test_who_needs_the_whole_database_waits_for_its_sinks_and_says_so(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = open_log(f"sqlite:///{tmp_path / 'log.db'}")
-    monkeypatch.setattr("esper.nissa.shares.PATIENCE", 1.0)
-    monkeypatch.setattr("esper.nissa.shares.LOOK", 0.1)
+    monkeypatch.setattr("esper.nissa.sink.shares.PATIENCE", 1.0)
+    monkeypatch.setattr("esper.nissa.sink.shares.LOOK", 0.1)
     with log.share(TOPICS, group_of(database.client)) as share:
         assert share.poll()
         with pytest.raises(AnalyticsError, match="end that first"), whole(database.client, log):

@@ -15,19 +15,21 @@ import pytest
 from clickhouse_connect.driver.exceptions import OperationalError
 
 from esper.errors import AnalyticsError, DecodeError, LogError, UsageError
+from esper.events.encoding.schemas import schema_of
 from esper.events.runs import BoundaryReached
-from esper.events.schemas import schema_of
 from esper.events.telemetry import StepsMeasured
 from esper.log import open_log
 from esper.log.deadletter import letters, sending_to
 from esper.log.port import DEADLETTER, RUNS, SIGNALS, TELEMETRY, Entry, Log, Position, Record
 from esper.log.records import event_of, telemetry_record
-from esper.nissa import following, migrate, sink
-from esper.nissa.audit import audit, kept
-from esper.nissa.following import Progress, follow
-from esper.nissa.letters import Letters
-from esper.nissa.losses import losses
-from esper.nissa.sink import Sink
+from esper.nissa.sink import process as following
+from esper.nissa.sink import sink
+from esper.nissa.sink.audit import audit, kept
+from esper.nissa.sink.dead_letters import Letters
+from esper.nissa.sink.losses import losses
+from esper.nissa.sink.process import Progress, follow
+from esper.nissa.sink.sink import Sink
+from esper.nissa.tables import migrate
 from tests import histories
 from tests.stories import START, Story
 from tests.warehouse import Database

@@ -20,7 +20,7 @@ import pytest
 
 from esper.connections import registry_settings
 from esper.events import Envelope
-from esper.events.codec import to_json
+from esper.events.encoding.codec import to_json
 from esper.events.runs import BoundaryReached, CommandAccepted, CommandRejected, RunPaused
 from esper.events.signals import CommandIssued
 from esper.log import open_log

@@ -13,10 +13,10 @@ from esper.events.telemetry import StepsMeasured
 from esper.log import open_log
 from esper.log.port import TELEMETRY, Position, Record
 from esper.log.records import event_of
-from esper.log.sqlite import SqliteLog
-from esper.nissa.sink import Sink
+from esper.log.sqlite.log import SqliteLog
+from esper.nissa.sink.sink import Sink
 from esper.settings import Telemetry
-from esper.tolaria.recorder import Recorder
+from esper.tolaria.telemetry.recorder import Recorder
 from tests.runlog import history, log_url
 from tests.training import Loop, settings
 from tests.warehouse import Database
@@ -140,7 +140,7 @@ def test_a_rollback_begins_another_attempt() -> None:
 
 
 def event_of_record(record: Record) -> StepsMeasured:
-    from esper.events.codec import decode
+    from esper.events.encoding.codec import decode
 
     content = decode(record.schema, record.value).content
     assert isinstance(content, StepsMeasured)

@@ -20,7 +20,7 @@ from esper.log import open_log
 from esper.log.ordering import once
 from esper.log.port import ASSETS
 from esper.settings import log_url
-from esper.tamiyo.verify import verify
+from esper.tamiyo.proof.verify import verify
 from esper.tasks.fashion_mnist import folder
 from tests.deciding import Worker
 from tests.histories import changed, find

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from esper.errors import LogError, LogRefused
+from esper.events.encoding.schemas import schema_from_json
 from esper.events.runs import CommandAccepted, CommandRejected
-from esper.events.schemas import schema_from_json
 from esper.events.signals import CommandIssued
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog

@@ -13,14 +13,14 @@ import pytest
 
 from esper.cli.main import main
 from esper.events import signals
-from esper.events.schemas import schema_from_json, schema_of
+from esper.events.encoding.schemas import schema_from_json, schema_of
 from esper.log import open_log
 from esper.log.chain import chained, digest, first_link
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
 from esper.log.port import RUNS
 from esper.log.records import asset_record, signal_record
-from esper.tamiyo.view import LARGEST
+from esper.tamiyo.run.view import LARGEST
 from esper.urza import register
 from tests.brokers import new_log
 from tests.forging import forged, is_foreign, plant

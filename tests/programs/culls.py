@@ -20,12 +20,12 @@ import moons
 from esper.events.ids import signal_id
 from esper.events.runs import BoundaryReached, SeedTransitioned
 from esper.kasmina import generators
-from esper.kasmina.stages import Stage
+from esper.kasmina.seed.stages import Stage
 from esper.tamiyo.rules import script
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.state import RunState
 from esper.tolaria.answers import Answers
-from esper.tolaria.digest import digest_tree
-from esper.tolaria.garden import Garden
+from esper.tolaria.checkpoint.digest import digest_tree
+from esper.tolaria.model.seeds import Garden
 from esper.tolaria.trainer import Trainer
 
 

@@ -17,12 +17,12 @@ from contextlib import nullcontext
 from typing import Any
 
 from esper.events import Event
-from esper.events.codec import decode
+from esper.events.encoding.codec import decode
 from esper.log.port import Record
-from esper.log.sqlite import SqliteWriter
+from esper.log.sqlite.log import SqliteWriter
 
 _appending = threading.RLock()
-APPENDS = {"sqlite": "esper.log.sqlite:SqliteWriter.append", "kafka": "esper.log.kafka.writer:KafkaWriter.append"}
+APPENDS = {"sqlite": "esper.log.sqlite.log:SqliteWriter.append", "kafka": "esper.log.kafka.writer:KafkaWriter.append"}
 
 
 def main(faults: list[dict[str, Any]], program: str, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""``esper worker`` with one remedy of ``streams.safe`` taken away, named first: for tests of what it is for."""
+"""``esper worker`` with one remedy of ``streams.host.safe`` taken away, named first: for tests of what it is for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from esper.cli.main import main
-from streams import app, generations, runs, safe, tables
+from streams.agents import runs
+from streams.host import app, safe, tables
+from streams.views import generations
 
 
 def read_committed() -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.backoff import JITTER, Backoff
+from esper.system.backoff import JITTER, Backoff
 
 seconds = st.floats(1e-4, 100.0)
 

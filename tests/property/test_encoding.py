@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from esper.errors import DecodeError
 from esper.events import Content, Envelope, Event
-from esper.events.codec import canonical_json, content_bytes, decode, encode, to_json
+from esper.events.encoding.codec import canonical_json, content_bytes, decode, encode, to_json
+from esper.events.encoding.schemas import name_of, schema_of
 from esper.events.runs import RunPaused
-from esper.events.schemas import name_of, schema_of
 
 CONTENTS: tuple[type, ...] = get_args(Content)
 PRIMITIVES: dict[Any, st.SearchStrategy[Any]] = {

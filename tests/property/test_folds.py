@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.events import runs
-from esper.events.codec import decode, encode
-from esper.events.schemas import schema_of
-from esper.kasmina.stages import IN_THE_HOST, LIVE
+from esper.events.encoding.codec import decode, encode
+from esper.events.encoding.schemas import schema_of
+from esper.kasmina.seed.stages import IN_THE_HOST, LIVE
 from esper.settings import Settings
-from esper.tamiyo.fold import apply, fold
-from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.state import RunState, settings_of
-from esper.tamiyo.verify import verify
+from esper.tamiyo.policy.observation import digest, observe
+from esper.tamiyo.proof.verify import verify
+from esper.tamiyo.run.fold import apply, fold
+from esper.tamiyo.run.state import RunState, settings_of
 from tests.histories import RUN, History, simulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -171,7 +171,7 @@ def test_a_history_that_nobody_touched_verifies(history: History) -> None:
 SCRIPT = """
 import random
 from tests.histories import simulate
-from esper.tamiyo.observation import digest, observe
+from esper.tamiyo.policy.observation import digest, observe
 for seed in range(5):
     state = simulate(random.Random(seed), 30).state
     print(state.digest_of_state(), digest(observe(state, 1)))

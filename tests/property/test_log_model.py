@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 from esper.errors import Fenced, SequenceConflict, SequenceGap
+from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
-from esper.events.schemas import schema_of
 from esper.log import open_log
 from esper.log.partitions import partition_of
 from esper.log.port import ASSETS, PARTITIONS, RUNS, SIGNALS, Log, Position, Record, Writer

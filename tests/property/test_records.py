@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.events import Envelope, Event
-from esper.events.codec import encode
+from esper.events.encoding.codec import encode
 from esper.events.ids import run_event_id
 from esper.events.runs import RunPaused
 from esper.log.records import run_record

@@ -17,11 +17,11 @@ from esper.events.runs import RunResumed, RunStarted
 from esper.log.ordering import in_order
 from esper.log.port import RUNS
 from esper.settings import LogSettings
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
-from esper.tolaria import journal as journal_module
-from esper.tolaria.journal import Journal
-from esper.tolaria.reopening import Writers, is_on_the_log, renumbered
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
+from esper.tolaria.journal import journal as journal_module
+from esper.tolaria.journal.journal import Journal
+from esper.tolaria.journal.reopening import Writers, is_on_the_log, renumbered
 from tests.faulty import Fault, FaultyLog
 from tests.histories import ENVIRONMENT, RUN, simulate
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from esper.events import Event, runs
-from esper.tamiyo.fold import apply
+from esper.tamiyo.proof.verify import transactions, verify
 from esper.tamiyo.rules import script
-from esper.tamiyo.state import RunState, SeedState
-from esper.tamiyo.verify import transactions, verify
+from esper.tamiyo.run.fold import apply
+from esper.tamiyo.run.state import RunState, SeedState
 from tests.histories import FOLDS, RUN, History, Simulation
 
 HOST = {"BLENDING", "HOLDING"}

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from esper.errors import CorruptArtifact
 from esper.events import runs
-from esper.tamiyo import snapshot
-from esper.tamiyo.fold import fold
-from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.snapshot import Folded, from_bytes, to_bytes
-from esper.tamiyo.state import MEASUREMENTS, RunState
+from esper.tamiyo.policy.observation import digest, observe
+from esper.tamiyo.run import snapshot
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.snapshot import Folded, from_bytes, to_bytes
+from esper.tamiyo.run.state import MEASUREMENTS, RunState
 from tests.histories import RUN, History, health
 from tests.property.test_folds import histories
 

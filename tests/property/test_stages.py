@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.kasmina.stages import (
+from esper.kasmina.seed.stages import (
     IN_THE_HOST,
     LIVE,
     SEED_MOVES,

@@ -13,8 +13,8 @@ from esper.events import runs
 from esper.kasmina import verdict
 from esper.settings import Verdict
 from esper.tamiyo.advice import advise, course_of
+from esper.tamiyo.advice.outlook import outlook
 from esper.tamiyo.advice.seeds import examples_needed, slope
-from esper.tamiyo.outlook import outlook
 from tests.histories import Simulation, simulate
 
 

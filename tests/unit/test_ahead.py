@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from esper.nissa.ahead import ahead, uncollected
+from esper.nissa.sink.prefetch import ahead, uncollected
 
 
 def counted(made: list[int], end: int = 5) -> Iterator[int]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.kasmina.alpha import Schedule, alpha, rate_factor
-from esper.kasmina.stages import Stage
+from esper.kasmina.seed.alpha import Schedule, alpha, rate_factor
+from esper.kasmina.seed.stages import Stage
 from esper.settings import Blending, Settings, Training
 
 schedules = st.sampled_from(get_args(Schedule))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from esper.events import Envelope, Event, assets
-from esper.tamiyo.view import LARGEST
+from esper.tamiyo.run.view import LARGEST
 from esper.urza import register
 from esper.urza.library import Library, fold
 from esper.urza.view import pieces, states

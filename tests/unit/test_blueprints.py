@@ -23,7 +23,7 @@ from esper.events.assets import (
     KernelRejected,
     KernelRequested,
 )
-from esper.events.codec import canonical_json
+from esper.events.encoding.codec import canonical_json
 from esper.events.runs import Evidence
 from esper.urza import Library, built_in, fold, library, parameter_count
 from esper.urza.blueprint import read_definition, registration

@@ -15,11 +15,11 @@ from torch import nn
 from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, EsperError
-from esper.tamiyo.snapshot import Folded
-from esper.tamiyo.state import RunState
-from esper.tolaria.archive import Archive
-from esper.tolaria.checkpoint import Checkpoints, Snapshot, snapshot
-from esper.tolaria.digest import digest_tree
+from esper.tamiyo.run.snapshot import Folded
+from esper.tamiyo.run.state import RunState
+from esper.tolaria.checkpoint.digest import digest_tree
+from esper.tolaria.checkpoint.store import Checkpoints, Snapshot, snapshot
+from esper.tolaria.checkpoint.writer import Archive
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_loaded_memory_is_aligned_as_torchs_own(files: Checkpoints) -> None:
 
 
 def test_large_states_are_cut_into_chunks(files: Checkpoints, store: ArtifactStore, monkeypatch: Any) -> None:
-    monkeypatch.setattr("esper.tolaria.checkpoint.CHUNK_BYTES", 3000)
+    monkeypatch.setattr("esper.tolaria.checkpoint.store.CHUNK_BYTES", 3000)
     tree = {str(n): torch.full((500,), float(n)) for n in range(7)}
     loaded = files.read(files.write(snap(1, tree)).manifest).tree
     assert len(chunks(store)) == 4
@@ -162,7 +162,7 @@ def test_a_damaged_or_missing_file_is_noticed_and_named(
 
 
 def test_a_manifest_of_a_newer_version_is_refused(files: Checkpoints, store: ArtifactStore, monkeypatch: Any) -> None:
-    monkeypatch.setattr("esper.tolaria.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("esper.tolaria.checkpoint.store.FORMAT", 2)
     manifest = files.write(snap(1, state())).manifest
     monkeypatch.undo()
     with pytest.raises(CorruptArtifact, match=r"format 2.*update"):

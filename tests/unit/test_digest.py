@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from esper.tolaria.digest import ALGORITHMS, batch_digest, digest_of, digest_tree, tensor_bytes, tensor_digest
+from esper.tolaria.checkpoint.digest import (
+    ALGORITHMS,
+    batch_digest,
+    digest_of,
+    digest_tree,
+    tensor_bytes,
+    tensor_digest,
+)
 from tests.adapters import ROOT
 
 by_each = pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -19,9 +19,9 @@ import pytest
 from esper.errors import DecodeError
 from esper.events import Envelope, Event
 from esper.events.assets import KernelRequested
-from esper.events.codec import canonical_json, content_bytes, content_digest, decode, encode, to_json
+from esper.events.encoding.codec import canonical_json, content_bytes, content_digest, decode, encode, to_json
+from esper.events.encoding.schemas import Schema, schema_from_json, schema_of, schemas_dir
 from esper.events.runs import AlertRaised, BoundaryReached, CommandAccepted, RunCompleted, RunPaused, Trial
-from esper.events.schemas import Schema, schema_from_json, schema_of, schemas_dir
 
 ENVELOPE = Envelope(
     id=UUID(int=7),
@@ -181,7 +181,7 @@ def test_digests_do_not_depend_on_the_sign_of_nan() -> None:
 
 SCRIPT = """
 import sys
-from esper.events.codec import canonical_json, content_digest
+from esper.events.encoding.codec import canonical_json, content_digest
 from esper.events.ids import run_event_id
 from esper.events.runs import RunCompleted
 names = {f"name {i}" for i in range(50)}

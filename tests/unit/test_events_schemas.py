@@ -21,8 +21,8 @@ import pytest
 
 from esper.errors import DecodeError
 from esper.events import Content, Envelope, Event, RunContent, runs
-from esper.events.codec import encode
-from esper.events.schemas import name_of, schema_from_json, schema_named, schema_of, schemas_dir
+from esper.events.encoding.codec import encode
+from esper.events.encoding.schemas import name_of, schema_from_json, schema_named, schema_of, schemas_dir
 
 CONTENTS: tuple[type, ...] = get_args(Content)
 PRIMITIVES: dict[Any, Any] = {
@@ -136,7 +136,7 @@ def test_a_schema_read_back_from_its_json_is_the_same(content_class: type) -> No
 def test_the_json_of_a_schema_is_the_same_in_every_process() -> None:
     program = (
         "from esper.events import runs\n"
-        "from esper.events.schemas import schema_of\n"
+        "from esper.events.encoding.schemas import schema_of\n"
         "print(schema_of(runs.RunPaused).json)"
     )
     printed = {
@@ -212,7 +212,7 @@ def test_the_schemas_are_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, insi
     shutil.copytree(root / "esper/events", tmp_path / "esper/events")
     for name in ("__init__.py", "errors.py", "version.py"):
         shutil.copy(root / "esper" / name, tmp_path / "esper" / name)
-    script = "from esper.events.schemas import schemas_dir; print(schemas_dir())"
+    script = "from esper.events.encoding.schemas import schemas_dir; print(schemas_dir())"
     command = [sys.executable, "-c", script]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     missing = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -9,11 +9,11 @@ import pytest
 
 from esper.errors import SequenceGap
 from esper.events import Envelope, Event, assets, runs
-from esper.kasmina.stages import IllegalMove, Stage
-from esper.tamiyo.fold import WINDOW, apply, fold
-from esper.tamiyo.observation import observe
-from esper.tamiyo.sites import embargo_end, failures, next_seed_name
-from esper.tamiyo.state import FOLD, RunState, settings_of
+from esper.kasmina.seed.stages import IllegalMove, Stage
+from esper.tamiyo.policy.observation import observe
+from esper.tamiyo.run.fold import WINDOW, apply, fold
+from esper.tamiyo.run.sites import embargo_end, failures, next_seed_name
+from esper.tamiyo.run.state import FOLD, RunState, settings_of
 from tests.histories import ENVIRONMENT, RUN, TIME, History, health, table
 
 

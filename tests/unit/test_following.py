@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from esper.errors import AnalyticsError, LogError
-from esper.nissa import following
-from esper.nissa.following import OPEN_AFTER, Progress, follow
-from esper.nissa.sink import TOPICS
+from esper.nissa.sink import process as following
+from esper.nissa.sink.process import OPEN_AFTER, Progress, follow
+from esper.nissa.sink.sink import TOPICS
 
 
 class Faulty:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from esper.events import runs
-from esper.tamiyo.anomaly import alarm
-from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.observation_v1 import Observation
 from esper.tamiyo.policies.heuristic import Heuristic
-from esper.tamiyo.policy import Decision, drawn, propensities
-from esper.tamiyo.random import uniform
+from esper.tamiyo.policy.observation import digest, observe
+from esper.tamiyo.policy.observation_v1 import Observation
+from esper.tamiyo.policy.policy import Decision, drawn, propensities
+from esper.tamiyo.policy.random import uniform
+from esper.tamiyo.run.anomaly import alarm
 from tests.histories import BLUEPRINTS, History, health, table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.hosts import is_own
+from esper.system.hosts import is_own
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from esper.errors import LogError
 from esper.events.signals import CommandIssued
 from esper.log.port import SIGNALS, Entry, Position
 from esper.log.records import signal_record
-from esper.log.sqlite import SqliteLog, insert
-from esper.tolaria import inbox as inbox_module
-from esper.tolaria.inbox import Command, Inbox
+from esper.log.sqlite.log import SqliteLog, insert
+from esper.tolaria.journal import inbox as inbox_module
+from esper.tolaria.journal.inbox import Command, Inbox
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

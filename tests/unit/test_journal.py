@@ -12,16 +12,16 @@ from typing import cast
 import pytest
 
 from esper.errors import Fenced, LogError, SequenceGap
-from esper.events.codec import decode
+from esper.events.encoding.codec import decode
 from esper.events.runs import AlertRaised
 from esper.log import open_log
 from esper.log.chain import digest, first_link
 from esper.log.ordering import in_order
 from esper.log.port import RUNS, Log, Position, Record
 from esper.settings import LogSettings
-from esper.tamiyo.state import RunState
-from esper.tolaria.journal import Journal
-from esper.tolaria.reopening import Writers
+from esper.tamiyo.run.state import RunState
+from esper.tolaria.journal.journal import Journal
+from esper.tolaria.journal.reopening import Writers
 from tests.histories import ENVIRONMENT, RUN, History
 
 

@@ -15,9 +15,9 @@ from esper.errors import UsageError
 from esper.events.assets import KernelCompiled
 from esper.kasmina import generators
 from esper.kasmina.health import Probe
-from esper.kasmina.isolation import gate_losses, isolated_gradients
 from esper.kasmina.kinds import KINDS, Kind, kind_of
-from esper.kasmina.seed import LiveSeed
+from esper.kasmina.seed.isolation import gate_losses, isolated_gradients
+from esper.kasmina.seed.seed import LiveSeed
 from esper.kasmina.sites import Site, find_sites, site_table
 from esper.tezzeret import build, compile_kernel
 from esper.urza import built_in, parameter_count

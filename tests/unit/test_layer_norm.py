@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.kasmina.seed import LiveSeed
+from esper.kasmina.seed.seed import LiveSeed
 from esper.kasmina.sites import Site, find_sites
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from esper.errors import SequenceConflict, SequenceGap
 from esper.events.assets import BlueprintRegistered
+from esper.events.encoding.schemas import UNKNOWN
 from esper.events.runs import AlertRaised, RunFailed, RunResumed
-from esper.events.schemas import UNKNOWN
 from esper.events.signals import CommandIssued
 from esper.log.chain import Mark, chained, digest, first_link
 from esper.log.ordering import LEAP, Excluded, Order, in_order, once

@@ -9,9 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from esper.errors import UsageError
-from esper.nissa.following import Progress
-from esper.nissa.metrics import of_run, of_sink, serving
-from esper.tamiyo.state import RunState
+from esper.nissa.prometheus import of_run, of_sink, serving
+from esper.nissa.sink.process import Progress
+from esper.tamiyo.run.state import RunState
 from tests.broken_http import BROKEN, send
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from esper.errors import LogError
-from esper.nissa.following import lag
+from esper.nissa.sink.process import lag
 from tests.measured import Served, served
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esper.errors import UsageError
-from esper.nissa.named import Named, all_named, named, parsed
+from esper.nissa.clickhouse.named_queries import Named, all_named, named, parsed
 
 TEXT = """-- How many?
 -- run='' of this run alone

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.errors import UsageError
-from esper.events.codec import canonical_json
+from esper.events.encoding.codec import canonical_json
 from esper.kasmina.kinds import KINDS, Geometry, Kind
 from esper.tezzeret.graph import DTYPES, KernelGraph
 from esper.tezzeret.module import Kernel

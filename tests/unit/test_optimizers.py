@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from esper.errors import Unsupported
-from esper.kasmina.optimizers import check_supported, group_of, make_like, sync
+from esper.kasmina.seed.optimizers import check_supported, group_of, make_like, sync
 
 Make = Callable[[Any], optim.Optimizer]
 

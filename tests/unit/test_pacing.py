@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.nissa.pacing import Bounds, adapted
+from esper.nissa.sink.pacing import Bounds, adapted
 
 BOUNDS = Bounds(20, 10_000)
 

@@ -15,16 +15,16 @@ import pytest
 from esper.errors import UsageError
 from esper.events import Event, runs
 from esper.settings import settings_from_json
-from esper.tamiyo.fold import apply
-from esper.tamiyo.observation import OBSERVATIONS, digest, observe
-from esper.tamiyo.observation_v1 import Candidate, Observation, Option, Record
-from esper.tamiyo.observation_v1 import observe as observe_1
 from esper.tamiyo.policies import known, newest, registered
 from esper.tamiyo.policies.heuristic import Heuristic
-from esper.tamiyo.policy import Decision, Policy
-from esper.tamiyo.remote import proposals
-from esper.tamiyo.state import RunState
-from esper.tamiyo.verify import verify
+from esper.tamiyo.policy.observation import OBSERVATIONS, digest, observe
+from esper.tamiyo.policy.observation_v1 import Candidate, Observation, Option, Record
+from esper.tamiyo.policy.observation_v1 import observe as observe_1
+from esper.tamiyo.policy.policy import Decision, Policy
+from esper.tamiyo.policy.remote import proposals
+from esper.tamiyo.proof.verify import verify
+from esper.tamiyo.run.fold import apply
+from esper.tamiyo.run.state import RunState
 from tests.deciding import Play
 from tests.histories import BLUEPRINTS, RUN, History, changed, find, health, simulate
 

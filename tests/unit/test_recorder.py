@@ -19,7 +19,7 @@ PROGRAM = """
 import sys, time
 from esper.log import open_log
 from esper.settings import Telemetry
-from esper.tolaria.recorder import Recorder
+from esper.tolaria.telemetry.recorder import Recorder
 recorder = Recorder(open_log(sys.argv[1]), "run", 1, 1, Telemetry())
 for step in range(1, 1000):
     recorder.record(step, 0, [("loss", "", 1.0)])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from esper.errors import UsageError
-from esper.registry import Registry
+from esper.plugins import Registry
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import pytest
 
 from esper.events import Event, runs
 from esper.events.runs import DecisionMade, DecisionRejected
-from esper.tamiyo.fold import apply
-from esper.tamiyo.observation import digest, observe
-from esper.tamiyo.remote import Objection, objection, proposals, questions, signal_of
+from esper.tamiyo.policy.observation import digest, observe
+from esper.tamiyo.policy.remote import Objection, objection, proposals, questions, signal_of
+from esper.tamiyo.proof.verify import verify
+from esper.tamiyo.proof.why import explain, render
 from esper.tamiyo.rules.decisions import ANSWERS
-from esper.tamiyo.state import RunState
-from esper.tamiyo.verify import verify
-from esper.tamiyo.why import explain, render
-from esper.tolaria.proposals import answered_by
+from esper.tamiyo.run.fold import apply
+from esper.tamiyo.run.state import RunState
+from esper.tolaria.journal.proposals import answered_by
 from tests.deciding import Play
 from tests.histories import BLUEPRINTS, RUN, History, changed, find, later, simulate
 

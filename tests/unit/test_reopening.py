@@ -16,20 +16,20 @@ import pytest
 from esper.errors import Fenced, LogError, LogRefused, RecordTooLarge, SequenceConflict, SequenceGap
 from esper.events import Event
 from esper.events.assets import KernelRequested
-from esper.events.codec import decode
+from esper.events.encoding.codec import decode
 from esper.events.ids import run_event_id, signal_id
 from esper.events.runs import AlertRaised, CheckpointCommitted, RunCompleted, RunPaused, RunResumed
 from esper.log.chain import Mark
 from esper.log.ordering import LEAP, Order, in_order
 from esper.log.port import RUNS, Record
 from esper.log.records import asset_record, run_record
-from esper.log.sqlite import SqliteLog
+from esper.log.sqlite.log import SqliteLog
 from esper.settings import LogSettings
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import RunState
-from esper.tolaria import journal as journal_module
-from esper.tolaria.journal import Journal
-from esper.tolaria.reopening import Writers, follow_on, is_on_the_log, renumbered
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
+from esper.tolaria.journal import journal as journal_module
+from esper.tolaria.journal.journal import Journal
+from esper.tolaria.journal.reopening import Writers, follow_on, is_on_the_log, renumbered
 from tests.faulty import Fault, FaultyLog
 from tests.histories import ENVIRONMENT, RUN, History
 from tests.records import behind

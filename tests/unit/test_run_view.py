@@ -12,9 +12,9 @@ import pytest
 
 from esper.events import Event, runs
 from esper.log.port import RUNS, Entry, Position
-from esper.tamiyo.fold import fold
-from esper.tamiyo.state import MEASUREMENTS, RunState
-from esper.tamiyo.view import LARGEST, LIKELIEST, RunView, packed, same, short, unpacked
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import MEASUREMENTS, RunState
+from esper.tamiyo.run.view import LARGEST, LIKELIEST, RunView, packed, same, short, unpacked
 from tests.histories import RUN, History, simulate, table
 from tests.records import record_of_event
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import Unsupported
-from esper.kasmina.seed import SEED_PREFIX, LiveSeed, clip
+from esper.kasmina.seed.seed import SEED_PREFIX, LiveSeed, clip
 from tests.sites import site_at
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from esper.errors import UsageError
 from esper.kasmina.kinds import KINDS
-from esper.kasmina.seed import LiveSeed
+from esper.kasmina.seed.seed import LiveSeed
 from esper.kasmina.sites import (
     SEED_PREFIX,
     Site,

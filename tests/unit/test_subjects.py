@@ -12,8 +12,8 @@ import pytest
 
 from esper.connections import RegistrySettings, registry_settings
 from esper.errors import LogError, UsageError
+from esper.events.encoding.schemas import schema_of
 from esper.events.runs import RunPaused
-from esper.events.schemas import schema_of
 from esper.log.kafka.subjects import Subjects
 
 SCHEMA = schema_of(RunPaused)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from esper.artifacts import ArtifactStore, open_store
 from esper.errors import CorruptArtifact, UsageError
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelRejected, KernelRequested
-from esper.events.codec import jsonable
+from esper.events.encoding.codec import jsonable
 from esper.kasmina.kinds import KINDS
 from esper.tezzeret import Kernel, build, compile_kernel, load_kernel
 from esper.tezzeret.birth import examine

@@ -15,8 +15,8 @@ import pytest
 from esper.errors import RunUnusable
 from esper.events import Event, runs
 from esper.tamiyo.policies import newest
+from esper.tamiyo.proof.verify import Report, different, verify
 from esper.tamiyo.rules import checkpoints, decider, script
-from esper.tamiyo.verify import Report, different, verify
 from tests.histories import ENVIRONMENT, RUN, History, changed, find, health, later, simulate, table, without
 
 
@@ -244,7 +244,7 @@ def test_a_wrong_count_of_seeds_at_the_end_is_found(events: list[Event]) -> None
 def test_verify_needs_neither_torch_nor_the_trainer() -> None:
     code = """
 import random, sys
-from esper.tamiyo.verify import verify
+from esper.tamiyo.proof.verify import verify
 from tests.histories import RUN, simulate
 for where in ("local", "remote"):
     report = verify(RUN, simulate(random.Random(13), 30, f"decision.where={where}").events)

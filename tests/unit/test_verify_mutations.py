@@ -14,12 +14,12 @@ import pytest
 
 from esper.events import Event, RunContent, runs
 from esper.events.ids import run_event_id
-from esper.kasmina.stages import IN_THE_HOST, Stage
-from esper.tamiyo.fold import fold
+from esper.kasmina.seed.stages import IN_THE_HOST, Stage
+from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.rules.checkpoints import damaged_note
 from esper.tamiyo.rules.inputs import INPUTS, SOMETIMES
-from esper.tamiyo.state import RunState
-from esper.tamiyo.verify import verify
+from esper.tamiyo.run.fold import fold
+from esper.tamiyo.run.state import RunState
 from tests.histories import RUN, Simulation, changed, find, later, without
 from tests.mutations import alterations, given, is_decided, kind_of, kinds, leaves, mutations
 

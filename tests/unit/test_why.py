@@ -9,7 +9,7 @@ import pytest
 
 from esper.errors import UsageError
 from esper.events import Envelope, Event, assets, runs
-from esper.tamiyo.why import Step, explain, render
+from esper.tamiyo.proof.why import Step, explain, render
 from tests.histories import TIME, History, health, simulate
 
 

@@ -15,7 +15,8 @@ from esper.connections import KafkaSettings
 from esper.errors import LogError
 from esper.log.kafka.address import Address
 from esper.log.kafka.clients import Cluster
-from streams import brokers, generations
+from streams.host import brokers
+from streams.views import generations
 
 ADDRESS = Address.parse("kafka://127.0.0.1:1")  # nobody answers there
 
@@ -52,7 +53,7 @@ def test_what_the_clients_log_is_for_debugging(
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     brokers.quieten()
     with caplog.at_level(logging.DEBUG, "esper.worker"):
-        for name in ("aiokafka", "aiokafka.consumer.fetcher", "faust.app.base", "mode.threads", "streams.app"):
+        for name in ("aiokafka", "aiokafka.consumer.fetcher", "faust.app.base", "mode.threads", "streams.host.app"):
             logging.getLogger(name).error("it went %s", "wrong")
     told = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
     assert told[:2] == [

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from streams import safe
-from streams.catching import CatchingUp
-from streams.safe import Progress
+from streams.host import safe
+from streams.host.catching import CatchingUp
+from streams.host.safe import Progress
 
 ONE, TWO = TP("esper.runs", 0), TP("esper.runs", 1)
 Case = tuple[CatchingUp, Progress]

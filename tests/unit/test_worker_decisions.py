@@ -10,7 +10,7 @@ import pytest
 
 from esper.events import runs
 from esper.log.port import Record
-from streams.decisions import Decisions
+from streams.agents.decisions import Decisions
 from tests.histories import History
 
 

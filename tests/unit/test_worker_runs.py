@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from esper.log.port import RUNS, Entry, Position
-from esper.tamiyo.view import packed
-from streams import runs
+from esper.tamiyo.run.view import packed
+from streams.agents import runs
 from tests.workers import made_run, records
 
 

@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from streams.app import Place
-from streams.web import Web
+from streams.host.app import Place
+from streams.serving.web import Web
 from tests.broken_http import BROKEN, send
 from tests.workers import free_port
 

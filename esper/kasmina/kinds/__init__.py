@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from esper.errors import UsageError
-from esper.registry import Registry
+from esper.plugins import Registry
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from io import BytesIO
 from fastavro import schemaless_reader, schemaless_writer
 
 from esper.errors import DecodeError
-from esper.events.schemas import Schema, schema_named
+from esper.events.encoding.schemas import Schema, schema_named
 from esper.log.kafka.frames import LENGTH, schema_id
 from esper.log.kafka.reader import Message, Reader
 from esper.log.kafka.registry import Registry

@@ -14,13 +14,13 @@ from esper.connections import KafkaSettings, RegistrySettings
 from esper.errors import LogError
 from esper.log.checks import check_signal, start_offset
 from esper.log.kafka.address import Address
+from esper.log.kafka.admin.topics import LATER, TOPICS
 from esper.log.kafka.clients import ANSWER, Cluster, keep
 from esper.log.kafka.frames import head
 from esper.log.kafka.index import RUN_INDEX, Index, RunIndex, index_bytes, index_schema
 from esper.log.kafka.reader import EPOCH, SEQUENCE, Message, Reader
 from esper.log.kafka.registry import Registry
 from esper.log.kafka.share import GroupShare
-from esper.log.kafka.topics import LATER, TOPICS
 from esper.log.kafka.transactions import Message as Outgoing
 from esper.log.kafka.writer import PATIENCE, KafkaWriter, open_writer
 from esper.log.ordering import LEAP

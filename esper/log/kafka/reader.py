@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import OffsetSpec
 
 from esper.errors import DecodeError, LogError
-from esper.events.codec import maker
-from esper.events.schemas import UNKNOWN, Schema
+from esper.events.encoding.codec import maker
+from esper.events.encoding.schemas import UNKNOWN, Schema
 from esper.log.headers import Headers
 from esper.log.kafka.clients import ANSWER, Cluster, keep
 from esper.log.kafka.frames import LENGTH, schema_id

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from esper.connections import RegistrySettings
 from esper.errors import DecodeError
-from esper.events.schemas import Schema, schema_from_json
+from esper.events.encoding.schemas import Schema, schema_from_json
 
 if TYPE_CHECKING:
     from esper.log.kafka.subjects import Subjects

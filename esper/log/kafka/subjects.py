@@ -17,7 +17,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from esper.connections import RegistrySettings
 from esper.errors import LogError, LogRefused
-from esper.events.schemas import Schema
+from esper.events.encoding.schemas import Schema
 
 _http = importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") else "httpx")  # the client's own choice
 

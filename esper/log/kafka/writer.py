@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from esper.backoff import Backoff
 from esper.errors import Fenced, LogError, WriterLost
 from esper.log.checks import check_sizes, following
 from esper.log.kafka.frames import head
@@ -16,6 +15,7 @@ from esper.log.kafka.index import RUN_INDEX, RunIndex, index_schema
 from esper.log.kafka.reader import EPOCH, SEQUENCE
 from esper.log.kafka.transactions import Message, OutOfStep, ProducerLost, Transactions
 from esper.log.port import RUNS, Position, Record
+from esper.system.backoff import Backoff
 
 if TYPE_CHECKING:
     from esper.log.kafka.log import KafkaLog

@@ -9,7 +9,7 @@ from typing import Any
 from esper.nissa.report.gather import Gathered
 from esper.nissa.report.story import Story, many_spelt
 from esper.nissa.report.words import NONE, dotted, figure, listed, many, measured, sentence
-from esper.tamiyo.about import flat
+from esper.tamiyo.run.about import flat
 
 HIGHER = ("accuracy", "f1", "auc", "precision", "recall", "score", "reward")
 LOWER = ("loss", "error", "perplexity", "nll", "mse", "mae", "rmse")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from esper.kasmina.stages import LIVE, Stage
+from esper.kasmina.seed.stages import LIVE, Stage
 from esper.nissa.report.gather import Rows
 from esper.nissa.report.words import count
 

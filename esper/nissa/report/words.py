@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import floor, log10
 
-from esper.tamiyo.about import flat
+from esper.tamiyo.run.about import flat
 
 NONE = "–"
 _SPACE = "\u00a0"  # at which no line breaks

@@ -11,7 +11,7 @@ from esper.tamiyo.advice.course import Course, course, course_of
 from esper.tamiyo.advice.finding import Finding
 from esper.tamiyo.advice.growth import growth
 from esper.tamiyo.advice.seeds import seeds
-from esper.tamiyo.state import RunState
+from esper.tamiyo.run.state import RunState
 
 __all__ = ["Course", "Finding", "advise", "course_of"]
 

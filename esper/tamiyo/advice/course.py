@@ -9,7 +9,7 @@ from statistics import fmean
 from esper.events import Event
 from esper.events.runs import BoundaryReached, RunCompleted, RunResumed
 from esper.tamiyo.advice.finding import Finding
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.run.state import RunState, settings_of
 
 BUDGET = 0.10  # share of the time that is worth a word
 WAITING = 0.20  # share of the time without a core from which threads are said to fight

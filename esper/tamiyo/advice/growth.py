@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from esper.kasmina.stages import Stage
+from esper.kasmina.seed.stages import Stage
 from esper.tamiyo.advice.finding import Finding
-from esper.tamiyo.observation_v1 import Observation, observe
-from esper.tamiyo.sites import embargo_end, failures
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.policy.observation_v1 import Observation, observe
+from esper.tamiyo.run.sites import embargo_end, failures
+from esper.tamiyo.run.state import RunState, settings_of
 
 FALLING = 0.05
 """Share of the loss by which three boundaries lie below the three before, from which the host learns by itself."""

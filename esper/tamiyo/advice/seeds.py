@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from esper.events.runs import Evidence
 from esper.tamiyo.advice.finding import Finding
-from esper.tamiyo.state import RunState, SeedState, settings_of
+from esper.tamiyo.run.state import RunState, SeedState, settings_of
 
 SURE = 2.0  # standard errors that a slope has to lie from 0
 FARTHEST = 10  # times the present training that is still advised

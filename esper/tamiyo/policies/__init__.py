@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import cache
 
 from esper.errors import UsageError
-from esper.registry import Registry
-from esper.tamiyo.observation import observer
-from esper.tamiyo.policy import Policy
+from esper.plugins import Registry
+from esper.tamiyo.policy.observation import observer
+from esper.tamiyo.policy.policy import Policy
 
 
 def newest(name: str) -> Policy:

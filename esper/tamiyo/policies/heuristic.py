@@ -6,8 +6,8 @@ import heapq
 from typing import NamedTuple
 
 from esper.events.runs import Alternative
-from esper.tamiyo.observation_v1 import Candidate, Observation, Option
-from esper.tamiyo.policy import Choice, Decision, drawn, exploration_draw, propensities
+from esper.tamiyo.policy.observation_v1 import Candidate, Observation, Option
+from esper.tamiyo.policy.policy import Choice, Decision, drawn, exploration_draw, propensities
 
 LISTED = 8  # germinations that are allowed at a boundary, besides waiting
 FALLING_FAST = 0.10  # share of the loss between two halves of the trend at which waiting scores 1

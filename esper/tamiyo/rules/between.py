@@ -12,7 +12,7 @@ from esper.events import Event, runs
 from esper.settings import settings_from_json
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
-from esper.tamiyo.state import ENDED, RunState, settings_of
+from esper.tamiyo.run.state import ENDED, RunState, settings_of
 
 CHANGING = (runs.BoundaryReached, runs.RolledBack, runs.SeedTransitioned)
 

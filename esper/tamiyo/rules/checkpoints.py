@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from esper.events.runs import CheckpointCommitted, RolledBack, SeedTransitioned
-from esper.kasmina.stages import IN_THE_HOST, Stage
-from esper.tamiyo.state import MetricState, RunState
+from esper.kasmina.seed.stages import IN_THE_HOST, Stage
+from esper.tamiyo.run.state import MetricState, RunState
 
 START, EPOCH, STEPS = "start", "epoch", "steps"
 PAUSE, END = "pause", "end"

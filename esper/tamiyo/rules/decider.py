@@ -28,16 +28,16 @@ from esper.events.runs import (
     SeedTransitioned,
     Trial,
 )
-from esper.kasmina.stages import IN_THE_HOST, Stage
+from esper.kasmina.seed.stages import IN_THE_HOST, Stage
 from esper.settings import Governor
-from esper.tamiyo import about
-from esper.tamiyo.anomaly import alarm
-from esper.tamiyo.remote import Questions
+from esper.tamiyo.policy.remote import Questions
 from esper.tamiyo.rules import gates, script
 from esper.tamiyo.rules.checkpoints import newest_due
 from esper.tamiyo.rules.decisions import decide
 from esper.tamiyo.rules.script import Command, Compiled, NotCompiled, Script, put
-from esper.tamiyo.state import ENDED, RunState, SeedState, settings_of
+from esper.tamiyo.run import about
+from esper.tamiyo.run.anomaly import alarm
+from esper.tamiyo.run.state import ENDED, RunState, SeedState, settings_of
 
 RULES = 1
 """The number of these rules, in RunStarted."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from esper.events.ids import LONGEST_ISSUER, kernel_seed
 from esper.events.runs import DecisionMade, DecisionRejected
 from esper.events.signals import DecisionProposed
-from esper.tamiyo.policy import Policy
-from esper.tamiyo.remote import Objection, Questions, objection, proposed
+from esper.tamiyo.policy.policy import Policy
+from esper.tamiyo.policy.remote import Objection, Questions, objection, proposed
 from esper.tamiyo.rules.script import (
     KernelWanted,
     LeftProposal,
@@ -18,7 +18,7 @@ from esper.tamiyo.rules.script import (
     Script,
     put,
 )
-from esper.tamiyo.state import RunState, settings_of
+from esper.tamiyo.run.state import RunState, settings_of
 
 ANSWERS = 100  # proposals rejected at a boundary, at most; what is left has its turn at the next
 

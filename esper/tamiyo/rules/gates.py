@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from esper.events.runs import Evidence
 from esper.kasmina import verdict
-from esper.kasmina.stages import IN_THE_HOST, Stage
+from esper.kasmina.seed.stages import IN_THE_HOST, Stage
 from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import Script
-from esper.tamiyo.state import RunState, SeedState, settings_of
+from esper.tamiyo.run.state import RunState, SeedState, settings_of
 
 
 class Judgement(NamedTuple):

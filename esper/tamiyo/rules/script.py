@@ -16,8 +16,8 @@ from esper.events import RunContent
 from esper.events.ids import LONGEST_ISSUER, signal_id
 from esper.events.runs import Evidence
 from esper.events.signals import DecisionProposed
-from esper.tamiyo.remote import Objection
-from esper.tamiyo.state import RunState, SeedState
+from esper.tamiyo.policy.remote import Objection
+from esper.tamiyo.run.state import RunState, SeedState
 
 T = TypeVar("T")
 FORGED = "its id is not that of its issuer and nonce in this run"

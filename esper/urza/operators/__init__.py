@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.kasmina.kinds import Geometry, Kind
-from esper.registry import Registry
+from esper.plugins import Registry
 from esper.urza.sizes import Name, Size
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Commands for those who run Esper: logs, topics, ClickHouse, dead letters, this machine."""

@@ -1,0 +1,1 @@
+"""Commands that train, or ask something of a run that trains."""

@@ -1,0 +1,1 @@
+"""How events become Avro bytes and come back, and how their schemas may change."""

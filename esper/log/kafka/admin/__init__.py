@@ -1,0 +1,1 @@
+"""Looking after a log's cluster: topics, rights, releases, transactions that hang."""

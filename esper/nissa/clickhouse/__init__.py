@@ -1,0 +1,1 @@
+"""ClickHouse, here or on a server: reaching it, and asking it questions."""

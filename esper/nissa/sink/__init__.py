@@ -1,0 +1,1 @@
+"""The sink: everything on the log goes to ClickHouse, each record once."""

@@ -1,0 +1,1 @@
+"""What ClickHouse holds: its tables, and each event as their rows."""

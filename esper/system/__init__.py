@@ -1,0 +1,1 @@
+"""The operating system's services: locks, private files, pauses, names of listeners."""

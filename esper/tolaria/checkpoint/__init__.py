@@ -1,0 +1,1 @@
+"""Checkpoints: the whole training's state as files, written beside the training."""

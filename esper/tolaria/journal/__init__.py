@@ -1,0 +1,1 @@
+"""The trainer's side of the log: what it writes, what it reads again after a crash, what it is asked."""

@@ -1,0 +1,1 @@
+"""What is trained: the user's model and data, the seeds in it, and what it must not be."""

@@ -1,0 +1,1 @@
+"""What a worker answers over HTTP: the views, and its measurements."""
