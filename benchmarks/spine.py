@@ -186,15 +186,15 @@ def seeded(task: Task, home: str, stage: Stage) -> Run:
     settings = settings_from(["policy.seeds=0", "boundary.steps=1000000", "blending.steps=1000000"])
     run = esper.start(model, task.optimizer(model), loss, home=home, run_id=str(stage), settings=settings)
     assert run._trainer is not None
-    garden = run._trainer.garden
+    seeds = run._trainer.seeds
     if stage is not Stage.DORMANT:
-        site = next(each for each in garden.sites if each.kind == "Linear" and each.reason is None)
+        site = next(each for each in seeds.sites if each.kind == "Linear" and each.reason is None)
         blueprint = next(each for each in built_in().values() if each.blueprint.startswith("bottleneck_mlp@"))
         store = open_store(f"file:///{Path(home).absolute()}/artifacts")
         born, _ = compile_kernel(store, blueprint, site.request(blueprint.blueprint, 0))
         assert isinstance(born, KernelCompiled)
         for before, after in pairwise(LIFE[: LIFE.index(stage) + 1]):
-            garden.apply(
+            seeds.apply(
                 SeedTransitioned(
                     site=site.name,
                     seed=f"{site.name}#1",

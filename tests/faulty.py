@@ -11,7 +11,7 @@ import pytest
 from esper.errors import LogError, WriterLost
 from esper.log.port import Position, Record, Writer
 from esper.log.sqlite.log import SqliteLog
-from esper.tolaria import assembly as bench
+from esper.tolaria import assembly
 
 Fault = Literal["away", "lost before", "lost after", None]
 """Of one append: the log does not take it; the writer is given up with its transaction undone, or committed."""
@@ -74,5 +74,5 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[Iterator[Fault]]:
             log.faults = chosen[0]
         return log
 
-    monkeypatch.setattr(bench, "open_log", open_faulty)
+    monkeypatch.setattr(assembly, "open_log", open_faulty)
     return chosen

@@ -47,7 +47,7 @@ def homes(folder: Path) -> tuple[Path, Path]:
         else:
             continue
         break
-    loop.run._trainer.keeper.commit(wait=True)  # type: ignore[union-attr]
+    loop.run._trainer.retention.commit(wait=True)  # type: ignore[union-attr]
     _copy(folder / "home", live)
     _copy(folder / "home", folded)
     loop.crash()

@@ -63,7 +63,8 @@ class Entry:
     """What is read: a record, where it lies and when the log took it (UTC).
 
     ``error`` says why the record's schema is not known (a foreign frame, a schema id that the registry does not
-    have); its ``record.value`` is then the raw bytes and ``record.schema`` is ``esper.events.encoding.schemas.UNKNOWN``.
+    have); its ``record.value`` is then the raw bytes and ``record.schema`` is
+    ``esper.events.encoding.schemas.UNKNOWN``.
     """
 
     position: Position

@@ -27,7 +27,7 @@ from esper.tezzeret.birth import compile_kernel
 from esper.tolaria.journal.inbox import Command, Inbox
 from esper.tolaria.journal.journal import Transaction
 from esper.tolaria.journal.proposals import Proposals
-from esper.tolaria.model.seeds import Garden
+from esper.tolaria.model.seeds import Seeds
 from esper.tolaria.model.subject import Subject
 
 T = TypeVar("T")
@@ -39,14 +39,14 @@ class Answers:
     def __init__(
         self,
         subject: Subject,
-        garden: Garden,
+        seeds: Seeds,
         gate: GateData | None,
         store: ArtifactStore,
         blueprints: dict[str, BlueprintRegistered],
         inbox: Inbox,
         proposals: Proposals | None,
     ) -> None:
-        self._subject, self._garden, self._gate, self._store = subject, garden, gate, store
+        self._subject, self._seeds, self._gate, self._store = subject, seeds, gate, store
         self._blueprints, self._inbox, self._proposals = blueprints, inbox, proposals
         self._commands: deque[Command] = deque()
         self._asked: CommandIssued | None = None  # by the command that is answered now
@@ -97,10 +97,10 @@ class Answers:
         match question:
             case script.Trial(seed, fold):
                 without, within = self._losses(seed, fold)
-                gradient_norm = self._garden.plants[seed].gradient_norm
+                gradient_norm = self._seeds.placed[seed].gradient_norm
                 return script.Gains(*moments(without - within), gradient_norm, float(without.mean()))
             case script.BirthGradient(seed, fold):
-                return self._garden.birth_gradient(seed, self._fold(fold)[0])
+                return self._seeds.birth_gradient(seed, self._fold(fold)[0])
             case script.Verdict(seed, fold):
                 without, within = self._losses(seed, fold)
                 return script.Gains(*moments(without - within))
@@ -126,15 +126,15 @@ class Answers:
         return script.Command(command.id, asked.command, asked.seed, asked.issuer, command.forged(run_id))
 
     def _compiled(self, wanted: script.Compile) -> KernelCompiled | KernelRejected:
-        site = self._garden.site(wanted.site)
+        site = self._seeds.site(wanted.site)
         request = site.request(wanted.blueprint, wanted.random)
         content, _ = compile_kernel(self._store, self._blueprints[wanted.blueprint], request, site.anchor.device)
         return content
 
     def _asset(self, told: Tell) -> KernelRequested | KernelEvaluated:
         if isinstance(told, script.KernelWanted):
-            return self._garden.site(told.site).request(told.blueprint, told.random)
-        site = self._garden.site(told.seed.site)
+            return self._seeds.site(told.site).request(told.blueprint, told.random)
+        site = self._seeds.site(told.seed.site)
         return KernelEvaluated(
             blueprint=told.seed.blueprint,
             kernel=told.seed.kernel,
@@ -145,15 +145,15 @@ class Answers:
         )
 
     def _losses(self, name: str, fold: int) -> tuple[Tensor, Tensor]:
-        seed = self._garden.plants[name].seed
+        seed = self._seeds.placed[name].seed
         return gate_losses(self._subject.model, self._subject.loss, self._fold(fold), seed.span, seed.kernel)
 
     def _change(self, name: str, fold: int) -> script.Change | None:
-        reference = self._garden.plants[name].reference
+        reference = self._seeds.placed[name].reference
         if reference is None:
             return None
         now = evaluate(self._subject.model, self._subject.loss, self._fold(fold))
-        with self._garden.switched_off(name):
+        with self._seeds.switched_off(name):
             without = evaluate(self._subject.model, self._subject.loss, self._fold(fold))
         return script.Change(*moments(reference - now), float((without - now).mean()))
 

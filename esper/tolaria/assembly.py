@@ -1,4 +1,4 @@
-"""The bench: what one run of this process is made of, and where its parts are put together."""
+"""The assembly: what one run of this process is made of, and where its parts are put together."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from esper.tamiyo.policy.remote import questions
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.answers import Answers
 from esper.tolaria.checkpoint.kernels import kernel_of
-from esper.tolaria.checkpoint.retention import Keeper
-from esper.tolaria.checkpoint.writer import Archive
+from esper.tolaria.checkpoint.retention import Retention
+from esper.tolaria.checkpoint.writer import CheckpointWriter
 from esper.tolaria.journal.history import begun
 from esper.tolaria.journal.inbox import Inbox
 from esper.tolaria.journal.journal import Journal
@@ -32,7 +32,7 @@ from esper.tolaria.journal.reopening import Writers
 from esper.tolaria.journal.replay import Replay
 from esper.tolaria.model.environment import adopt, environment
 from esper.tolaria.model.host import check_like
-from esper.tolaria.model.seeds import Garden
+from esper.tolaria.model.seeds import Seeds
 from esper.tolaria.model.sites import Sites, blueprints_of, costs_of, sites_of
 from esper.tolaria.model.subject import Subject
 from esper.tolaria.telemetry.meter import Meter
@@ -43,7 +43,7 @@ from esper.urza.library import built_in
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Assembly:
     """Where a run's parts are put together; what has to be closed one day is in ``opened``."""
 
     run_id: str
@@ -87,10 +87,10 @@ class Bench:
         writers = Writers(self.log, self.run_id, environment(self.subject.model))
         return writers, self.opened.enter_context(closing(writers.open()))
 
-    def archive(self) -> Archive:
+    def checkpoint_writer(self) -> CheckpointWriter:
         """The run's checkpoints, where this process may write from now on."""
         self.opened.enter_context(self.store.writing(f"runs/{self.run_id}"))
-        return self.opened.enter_context(closing(Archive(self.store, self.run_id)))
+        return self.opened.enter_context(closing(CheckpointWriter(self.store, self.run_id)))
 
     def unregistered(self) -> list[Any]:
         """Registrations of built-in blueprints that the log does not hold yet."""
@@ -102,7 +102,7 @@ class Bench:
         gate: GateData | None,
         settings: Settings,
         replay: Replay,
-        archive: Archive,
+        checkpoint_writer: CheckpointWriter,
         attempt: int,
         events: Sequence[Event] = (),
     ) -> Trainer:
@@ -110,24 +110,24 @@ class Bench:
         sites = sites_of(self.subject, self.wanted, journal.state)
         blueprints = blueprints_of(self.log, journal.state)
         costs = partial(costs_of, blueprints)
-        garden = Garden(self.subject, sites, gate, partial(kernel_of, self.log, self.store, blueprints), settings)
+        seeds = Seeds(self.subject, sites, gate, partial(kernel_of, self.log, self.store, blueprints), settings)
         inbox = self.opened.enter_context(closing(Inbox(self.log, self.run_id)))
         remote = settings.decision.where == "remote"
         names = frozenset(site.name for site in sites)
         proposals = Proposals(inbox, self.run_id, answered_by(events), names, settings.decision) if remote else None
         asked = questions(self.run_id, events, settings.decision.lag) if remote else None
-        answers = Answers(self.subject, garden, gate, self.store, blueprints, inbox, proposals)
-        keeper = Keeper(archive, journal, settings.checkpoint.keep)
-        meter = self._meter(garden, attempt, journal.epoch, settings.telemetry)
+        answers = Answers(self.subject, seeds, gate, self.store, blueprints, inbox, proposals)
+        retention = Retention(checkpoint_writer, journal, settings.checkpoint.keep)
+        meter = self._meter(seeds, attempt, journal.epoch, settings.telemetry)
         watching = (meter, settings, replay, costs, asked, Pending(events, journal.state.metrics))
-        trainer = Trainer(self.subject, garden, answers, journal, inbox, keeper, *watching)
+        trainer = Trainer(self.subject, seeds, answers, journal, inbox, retention, *watching)
         return self.opened.enter_context(closing(trainer))
 
-    def _meter(self, garden: Garden, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:
+    def _meter(self, seeds: Seeds, attempt: int, epoch: int, settings: Telemetry) -> Meter | None:
         """What measures the steps that are executed from now on; None if nothing shall."""
         if settings.every == 0:
             return None
-        return Meter(self.subject, garden, Recorder(self.log, self.run_id, attempt, epoch, settings), settings)
+        return Meter(self.subject, seeds, Recorder(self.log, self.run_id, attempt, epoch, settings), settings)
 
 
 def _difference(names: Sequence[str], runs: Sequence[str]) -> str:
@@ -141,9 +141,11 @@ def _difference(names: Sequence[str], runs: Sequence[str]) -> str:
     return "the model has the run's sites in another order"
 
 
-def bench_for(opened: ExitStack, run_id: str, subject: Subject, sites: Sites, home: Path, url: str | None) -> Bench:
+def assembly_for(
+    opened: ExitStack, run_id: str, subject: Subject, sites: Sites, home: Path, url: str | None
+) -> Assembly:
     """Raises Unsupported and UsageError for what no run can be made of."""
     subject.check()
     log = opened.enter_context(closing(open_log(url or log_url(home.absolute()))))
     store = open_store(f"file:///{(home / 'artifacts').absolute()}")
-    return Bench(run_id, subject, sites, log, store, opened)
+    return Assembly(run_id, subject, sites, log, store, opened)

@@ -170,7 +170,7 @@ class Run:
                     "run.step was called outside of the loop; step each batch within `for epoch in run.epochs(n): for "
                     "batch in run.batches(loader): run.step(batch)`, not in the loop of another trainer"
                 )
-            trainer.alone.check()
+            trainer.sole.check()
             return self._measured(trainer, batch)
 
     def _measured(self, trainer: Trainer, batch: Any) -> float:

@@ -46,11 +46,11 @@ from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
 from esper.tamiyo.rules.decider import RULES, check_rules
 from esper.tamiyo.run.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.run.state import RunState, settings_of
-from esper.tolaria.assembly import Bench, bench_for
+from esper.tolaria.assembly import Assembly, assembly_for
 from esper.tolaria.checkpoint.digest import STATE_DIGESTS, check_algorithm, digest_tree
 from esper.tolaria.checkpoint.store import Checkpoints, Loaded, snapshot
 from esper.tolaria.checkpoint.weights import last_weights, put_into
-from esper.tolaria.checkpoint.writer import Archive
+from esper.tolaria.checkpoint.writer import CheckpointWriter
 from esper.tolaria.journal.history import History, further, recent, whole
 from esper.tolaria.journal.journal import Journal
 from esper.tolaria.journal.replay import Replay
@@ -127,16 +127,16 @@ def start(
     run_id = _checked_run_id(run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     subject = Subject(model, optimizer, loss, dict(state or {}), clip_norm)
     with ExitStack() as opened:
-        bench = bench_for(opened, run_id, subject, sites, Path(home), log)
-        bench.check_new()
+        assembly = assembly_for(opened, run_id, subject, sites, Path(home), log)
+        assembly.check_new()
         chosen = _settings(settings)
         if not -(2**63) <= seed < 2**63:
             raise UsageError(f"seed={seed} does not fit into 64 bits; choose a smaller one")
         gate = _read_gate(gate_data, chosen)
         if gate is None:
             logger.warning("run %s: no gate_data, so no seed will germinate", run_id)
-        trainer = _begin(bench, chosen, gate, seed, task, about)
-        if gate is not None and (why := without_sites(trainer.garden.sites)) is not None:
+        trainer = _begin(assembly, chosen, gate, seed, task, about)
+        if gate is not None and (why := without_sites(trainer.seeds.sites)) is not None:
             logger.warning("run %s: no seed can grow in this model (%s); it trains on without", run_id, why)
         opened.enter_context(ticking(trainer, progress))
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all())
@@ -171,17 +171,17 @@ def resume(
     with ExitStack() as opened:
         if not is_there(log or log_url(Path(home).absolute())):  # looking for a run makes no files
             raise RunNotFound(f"there is no run {_checked_run_id(run_id)}: {log or log_url(home)} does not exist")
-        bench = bench_for(opened, _checked_run_id(run_id), subject, sites, Path(home), log)
-        known = recent(bench.log, bench.store, run_id) or whole(bench.log, run_id)
+        assembly = assembly_for(opened, _checked_run_id(run_id), subject, sites, Path(home), log)
+        known = recent(assembly.log, assembly.store, run_id) or whole(assembly.log, run_id)
         before = known.state
         if before.sequence == 0:
-            lost = Checkpoints(bench.store, run_id).ahead(0) is not None
+            lost = Checkpoints(assembly.store, run_id).ahead(0) is not None
             why = "its files are here: restore its log" if lost else "`esper runs` lists those there are"
-            raise RunNotFound(f"there is no run {run_id} in {bench.log.url}; {why}")
+            raise RunNotFound(f"there is no run {run_id} in {assembly.log.url}; {why}")
         if before.status == "completed":
             assert before.model is not None
             check_like(model, before.model)
-            checkpoint, seeds = last_weights(bench.log, bench.store, before)
+            checkpoint, seeds = last_weights(assembly.log, assembly.store, before)
             last = max(each.step for each in before.checkpoints)
             if checkpoint.step < last:
                 raise CorruptArtifact(
@@ -198,23 +198,25 @@ def resume(
             return Run(run_id, None, before, ExitStack())
         if before.status in ("failed", "cancelled"):
             raise RunUnusable(f"run {run_id} is {before.status} ({before.cause}); start a new one")
-        _check_counted(bench, known.order)
-        _check_not_ahead(bench, before, known.order)
+        _check_counted(assembly, known.order)
+        _check_not_ahead(assembly, before, known.order)
         check_rules(before)
         check_algorithm(before)
         newest(settings_of(before).policy.name)  # is there, before a trainer that has it is fenced
         strip(model)  # of what a former Run put into it
-        notes = bench.check(before, inexact)
+        notes = assembly.check(before, inexact)
         gate = _same_gate(gate_data, before)
-        with closing(Archive(bench.store, run_id)) as archive:  # a wrong resume must not stop a trainer that is right
-            subject.check_fits(_newest(archive, before)[0].tree)
-        trainer, first = _take_up(bench, known, gate, notes, began)
+        with closing(
+            CheckpointWriter(assembly.store, run_id)
+        ) as checkpoint_writer:  # a wrong resume must not stop a trainer that is right
+            subject.check_fits(_newest(checkpoint_writer, before)[0].tree)
+        trainer, first = _take_up(assembly, known, gate, notes, began)
         opened.enter_context(ticking(trainer, progress))
         return Run(run_id, trainer, trainer.journal.state, opened.pop_all(), first)
 
 
 def _begin(
-    bench: Bench,
+    assembly: Assembly,
     settings: Settings,
     gate: GateData | None,
     seed: int,
@@ -222,29 +224,29 @@ def _begin(
     about: Mapping[str, Any],
 ) -> Trainer:
     """Write the run's first events and the checkpoint of step 0."""
-    writers, writer = bench.opened_writer()
+    writers, writer = assembly.opened_writer()
     if writer.sequence:
-        raise RunExists(f"run {bench.run_id} was begun by another process just now; choose another run_id")
-    journal = bench.opened.enter_context(closing(Journal(writers, writer, RunState(bench.run_id), settings.log)))
-    archive = bench.archive()
-    trainer = bench.trainer(journal, gate, settings, Replay((), 0), archive, attempt=1)
-    archive.take(snapshot(0, 0, (START,), trainer.tree(), trainer.cursor_tree()))
-    ((_, written, _),) = archive.finished(wait=True)
+        raise RunExists(f"run {assembly.run_id} was begun by another process just now; choose another run_id")
+    journal = assembly.opened.enter_context(closing(Journal(writers, writer, RunState(assembly.run_id), settings.log)))
+    checkpoint_writer = assembly.checkpoint_writer()
+    trainer = assembly.trainer(journal, gate, settings, Replay((), 0), checkpoint_writer, attempt=1)
+    checkpoint_writer.take(snapshot(0, 0, (START,), trainer.tree(), trainer.cursor_tree()))
+    ((_, written, _),) = checkpoint_writer.finished(wait=True)
     transaction = journal.transaction()
-    for blueprint in bench.unregistered():
+    for blueprint in assembly.unregistered():
         transaction.add_asset(blueprint)
     transaction.add(
         RunStarted(
             task=task,
             seed=seed,
             settings=canonical_json(settings.model_dump(mode="json")),
-            model=describe(bench.subject.model),
-            optimizer=type(bench.subject.optimizer).__name__,
-            clip_norm=bench.subject.clip_norm,
-            sites=site_table(trainer.garden.sites, costs_of(built_in(), trainer.garden.sites)),
+            model=describe(assembly.subject.model),
+            optimizer=type(assembly.subject.optimizer).__name__,
+            clip_norm=assembly.subject.clip_norm,
+            sites=site_table(trainer.seeds.sites, costs_of(built_in(), trainer.seeds.sites)),
             gate=_describe_gate(gate),
-            environment=environment(bench.subject.model),
-            parameters_digest=digest_tree(bench.subject.tensors()).digest,
+            environment=environment(assembly.subject.model),
+            parameters_digest=digest_tree(assembly.subject.tensors()).digest,
             rules=RULES,
             state_digests=STATE_DIGESTS,
             **about,
@@ -256,25 +258,25 @@ def _begin(
 
 
 def _take_up(
-    bench: Bench, known: History, gate: GateData | None, notes: tuple[str, ...], began: float
+    assembly: Assembly, known: History, gate: GateData | None, notes: tuple[str, ...], began: float
 ) -> tuple[Trainer, int]:
     """Fence a trainer that still runs, load the newest checkpoint that verifies and say so on the log. Returns the
     trainer, and the number of the first event that was checked."""
-    run_id, before, settings = bench.run_id, known.state, settings_of(known.state)
-    writers, writer = bench.opened_writer()  # read again what a fenced trainer wrote until now
-    known = further(bench.log, known)
+    run_id, before, settings = assembly.run_id, known.state, settings_of(known.state)
+    writers, writer = assembly.opened_writer()  # read again what a fenced trainer wrote until now
+    known = further(assembly.log, known)
     present = known.state
-    follow_on(bench.log, writer, known.order)
+    follow_on(assembly.log, writer, known.order)
     if present.status != before.status and present.status != "running":
         raise RunUnusable(f"run {run_id} was {present.status} just now by another trainer; nothing is left to resume")
-    journal = bench.opened.enter_context(closing(Journal(writers, writer, present, settings.log, known.order.mark)))
-    archive = bench.archive()
-    checkpoint, corrupt = _newest(archive, journal.state)
+    journal = assembly.opened.enter_context(closing(Journal(writers, writer, present, settings.log, known.order.mark)))
+    checkpoint_writer = assembly.checkpoint_writer()
+    checkpoint, corrupt = _newest(checkpoint_writer, journal.state)
     if not known.serves(checkpoint.step):
-        known = whole(bench.log, run_id)
+        known = whole(assembly.log, run_id)
     events = known.events
     replay = Replay(events, checkpoint.step, exact=not notes)
-    trainer = bench.trainer(journal, gate, settings, replay, archive, present.attempt + 1, events)
+    trainer = assembly.trainer(journal, gate, settings, replay, checkpoint_writer, present.attempt + 1, events)
     trainer.load(checkpoint)
     _check_loaded(trainer, checkpoint)
     damaged = tuple(damaged_note(each.step) for each in corrupt)
@@ -285,7 +287,7 @@ def _take_up(
         RunResumed(
             checkpoint=checkpoint.step,
             inexact=bool(notes),
-            environment=environment(bench.subject.model),
+            environment=environment(assembly.subject.model),
             notes=(*notes, *damaged),
             measured={"seconds": time.perf_counter() - began},
         )
@@ -293,39 +295,39 @@ def _take_up(
     for each in corrupt:
         transaction.add(CheckpointRetired(step=each.step, manifest=each.manifest))
     journal.commit(transaction)
-    trainer.keeper.remove([each.manifest for each in corrupt])
-    archive.clean()  # nobody else writes there any more: the run is this trainer's
+    trainer.retention.remove([each.manifest for each in corrupt])
+    checkpoint_writer.clean()  # nobody else writes there any more: the run is this trainer's
     return trainer, known.first
 
 
-def _check_counted(bench: Bench, order: Order) -> None:
+def _check_counted(assembly: Assembly, order: Order) -> None:
     """Raise SequenceConflict where fewer events were written than are there, before one of them is believed. More may
     have come meanwhile: another trainer may live."""
-    counted = bench.log.counted(bench.run_id)
+    counted = assembly.log.counted(assembly.run_id)
     if counted is not None and counted.sequence < order.sequence:
-        wrong = miscounted(bench.run_id, counted, order, order.left)
+        wrong = miscounted(assembly.run_id, counted, order, order.left)
         if wrong is not None:
             raise wrong
 
 
-def _check_not_ahead(bench: Bench, state: RunState, order: Order) -> None:
+def _check_not_ahead(assembly: Assembly, state: RunState, order: Order) -> None:
     """Raise SequenceGap where the store is newer than the log, as after a backup of the log alone was restored: going
     on would make another history, and delete the files of the one that was. Checkpoints that include what operators
     took out are none of the run's."""
-    found = Checkpoints(bench.store, bench.run_id).ahead(max(state.sequence, order.left))
+    found = Checkpoints(assembly.store, assembly.run_id).ahead(max(state.sequence, order.left))
     if found is not None:
         step, sequence = found
         raise SequenceGap(
-            f"run {bench.run_id}: the log ends at event {state.sequence}, but {bench.store.url} holds a checkpoint of "
-            f"step {step}, which was taken at event {sequence}; restore a newer copy of the log, or put back the "
-            f"folder runs/{bench.run_id} that was copied with this log"
+            f"run {assembly.run_id}: the log ends at event {state.sequence}, but {assembly.store.url} holds a "
+            f"checkpoint of step {step}, which was taken at event {sequence}; restore a newer copy of the log, or put "
+            f"back the folder runs/{assembly.run_id} that was copied with this log"
         )
 
 
-def _newest(archive: Archive, state: RunState) -> tuple[Loaded, list[CheckpointCommitted]]:
+def _newest(checkpoint_writer: CheckpointWriter, state: RunState) -> tuple[Loaded, list[CheckpointCommitted]]:
     """The newest checkpoint that verifies, with those that seeds blending in it would go back to; and the damaged."""
     by_step = sorted(state.checkpoints, key=lambda each: each.step)
-    damaged = [each for each in by_step if each.manifest in set(archive.adopt([each.manifest]))]
+    damaged = [each for each in by_step if each.manifest in set(checkpoint_writer.adopt([each.manifest]))]
     for candidate in reversed(by_step):
         if candidate in damaged:
             continue
@@ -335,8 +337,8 @@ def _newest(archive: Archive, state: RunState) -> tuple[Loaded, list[CheckpointC
         try:
             for each in by_step:
                 if each.step in needed:
-                    archive.read(each.manifest)
-            return archive.read(candidate.manifest), damaged
+                    checkpoint_writer.read(each.manifest)
+            return checkpoint_writer.read(candidate.manifest), damaged
         except CorruptArtifact as error:
             logger.warning("run %s: %s; trying the checkpoint before", state.run_id, error)
             damaged.append(candidate)

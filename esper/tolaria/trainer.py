@@ -23,7 +23,7 @@ from esper.tamiyo.rules.decider import Wish
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.answers import Answers
 from esper.tolaria.checkpoint.digest import StateDigest, batch_digest, digest_tree
-from esper.tolaria.checkpoint.retention import Keeper
+from esper.tolaria.checkpoint.retention import Retention
 from esper.tolaria.checkpoint.store import Loaded, nothing, snapshot
 from esper.tolaria.journal.inbox import Inbox
 from esper.tolaria.journal.journal import Journal
@@ -32,8 +32,8 @@ from esper.tolaria.model.changes import Changes
 from esper.tolaria.model.cursor import Cursor
 from esper.tolaria.model.host import load_tensors, names_in_state_dict
 from esper.tolaria.model.host_pass import HostPass
-from esper.tolaria.model.seeds import Garden
-from esper.tolaria.model.sole_trainer import Alone
+from esper.tolaria.model.seeds import Seeds
+from esper.tolaria.model.sole_trainer import SoleTrainer
 from esper.tolaria.model.subject import Pulse, Subject
 from esper.tolaria.telemetry.cores import waited
 from esper.tolaria.telemetry.meter import Meter
@@ -72,11 +72,11 @@ class Trainer:
     def __init__(
         self,
         subject: Subject,
-        garden: Garden,
+        seeds: Seeds,
         answers: Answers,
         journal: Journal,
         inbox: Inbox,
-        keeper: Keeper,
+        retention: Retention,
         meter: Meter | None,
         settings: Settings,
         replay: Replay,
@@ -84,8 +84,8 @@ class Trainer:
         asked: Questions | None,
         pending: Pending,
     ) -> None:
-        self.subject, self.garden, self.answers = subject, garden, answers
-        self.journal, self.inbox, self.keeper, self.meter = journal, inbox, keeper, meter
+        self.subject, self.seeds, self.answers = subject, seeds, answers
+        self.journal, self.inbox, self.retention, self.meter = journal, inbox, retention, meter
         self.settings, self.replay, self._costs, self._asked = settings, replay, costs, asked
         self.pending = pending
         self.cursor, self.window = Cursor(), Window()
@@ -95,12 +95,12 @@ class Trainer:
         self._waited = waited()
         self._sequence = 0  # of the last event that the model's state includes, while replaying
         self._diverged = False
-        self._changes = Changes(subject, garden, keeper)
-        self._pass = HostPass(subject, garden, settings.boundary)
+        self._changes = Changes(subject, seeds, retention)
+        self._pass = HostPass(subject, seeds, settings.boundary)
         self._tabled: tuple[list[Site], SiteTable] | None = None
         self._batch: Any = None
         self._pulse = Pulse(subject.model)
-        self.alone = Alone(subject.optimizer)
+        self.sole = SoleTrainer(subject.optimizer)
         self._best: tuple[int, float] | None = None  # the last value of the metric that the run looks at, and its step
         self._first_generators = generators.capture()  # as they were when the run began
 
@@ -110,7 +110,7 @@ class Trainer:
         return {
             "model": self.subject.tensors(),
             "optimizer": self.subject.optimizer.state_dict(),
-            "seeds": self.garden.tree(),
+            "seeds": self.seeds.tree(),
             "state": self.subject.user_state(),
             "flags": self.subject.flags(),
             "generators": generators.capture(),
@@ -131,27 +131,27 @@ class Trainer:
         """What a resume needs besides the state."""
         return {
             "data": self.cursor.tree(),
-            "due": self.keeper.due,
+            "due": self.retention.due,
             "first_generators": self._first_generators,
             "names": names_in_state_dict(self.subject.model),
-            "reasons": [site.reason for site in self.garden.sites] if self._pass.counted else None,
+            "reasons": [site.reason for site in self.seeds.sites] if self._pass.counted else None,
         }
 
     def load(self, checkpoint: Loaded) -> None:
         """Take up a checkpoint whole."""
         tree = checkpoint.tree
-        self.garden.rebuild(tree["seeds"])
+        self.seeds.rebuild(tree["seeds"])
         load_tensors(self.subject.model, tree["model"])
         self.subject.load_optimizer(tree["optimizer"], rates=True)
         self.subject.load_user_state(tree["state"])
         self.subject.load_flags(tree["flags"])
         self.window = Window(*tree["window"])
-        self.step = self._handled = self.garden.step = checkpoint.step
+        self.step = self._handled = self.seeds.step = checkpoint.step
         self._sequence = checkpoint.sequence
-        self.keeper.due = checkpoint.cursor["due"]
+        self.retention.due = checkpoint.cursor["due"]
         self._first_generators = checkpoint.cursor["first_generators"]
         if checkpoint.cursor["reasons"] is not None:  # calls were counted in the run's first step, once and for all
-            self.garden.sites = with_reasons(self.garden.sites, checkpoint.cursor["reasons"])
+            self.seeds.sites = with_reasons(self.seeds.sites, checkpoint.cursor["reasons"])
             self._pass.counted = True
         self.cursor.load(checkpoint.cursor["data"])
 
@@ -159,10 +159,10 @@ class Trainer:
 
     def train(self, batch: Any) -> float:
         """Forward, backward, seeds, optimiser. Returns the mean loss; one that is not finite moves nothing."""
-        subject, garden = self.subject, self.garden
-        step = garden.step = self.step + 1
+        subject, seeds = self.subject, self.seeds
+        step = seeds.step = self.step + 1
         self._batch = batch  # now, so that the one before is free when memory is needed
-        training = garden.training()
+        training = seeds.training()
         before = generators.capture() if training else {}
         subject.optimizer.zero_grad(set_to_none=True)
         measure = decider.boundary_due(step - 1, step, self.settings.boundary.steps) and not self.replay.covers(step)
@@ -170,15 +170,15 @@ class Trainer:
         self.step = step
         if not math.isfinite(value):
             self._diverged = True
-            self.alone.note()
+            self.sole.note()
             return value
-        for plant in training:
-            garden.learn_isolated(plant, batch, before)
+        for placed in training:
+            seeds.learn_isolated(placed, batch, before)
         self._clip()
-        with self.alone.stepping():
+        with self.sole.stepping():
             subject.optimizer.step()
-        garden.learn_with_host()
-        self.alone.note()
+        seeds.learn_with_host()
+        self.sole.note()
         self.window.add(value)
         return value
 
@@ -209,14 +209,14 @@ class Trainer:
 
     def _between(self, interrupted: bool, ends: bool) -> None:
         self.journal.check()
-        self.keeper.commit()
+        self.retention.commit()
         if self.step > self._handled:
             before, self._handled = self._handled, self.step
             contents, wish = self._happened(before)
             if contents:
                 self._changes.apply(contents)
             every = self.settings.checkpoint.steps
-            why = checkpoints.reasons(contents, self.step, self.keeper.due, every)
+            why = checkpoints.reasons(contents, self.step, self.retention.due, every)
             self._checkpoint_due(*why, *(() if ends else self._if_best()))
             if wish == "stop":
                 self._end("cancelled")
@@ -233,7 +233,7 @@ class Trainer:
         self.between_steps(interrupted)
         iterator = self.cursor.open(loader)
         self._checkpoint_due(checkpoints.EPOCH)  # nothing else would tell a resume that an epoch was left early
-        self.keeper.commit(wait=True)
+        self.retention.commit(wait=True)
         return iterator
 
     def end_epoch(self, interrupted: bool) -> None:
@@ -250,13 +250,13 @@ class Trainer:
                 f"the loop ended at step {self.step}, but the run has logged steps up to {self.replay.last}; "
                 "resume it with a loop that is at least as long"
             )
-        self.keeper.commit(wait=True)
+        self.retention.commit(wait=True)
         self._checkpoint(checkpoints.END)  # before the test, which may leave a trace in the model
-        self.keeper.commit(wait=True)
+        self.retention.commit(wait=True)
         measured = _numbers(test(self.subject.model)) if test else {}
         self._checkpoint_due(*self._if_best())
         self._tell_metrics()
-        self.keeper.commit(wait=True)
+        self.retention.commit(wait=True)
         end = RunCompleted(
             step=self.step,
             final_loss=self._last_loss(),
@@ -280,7 +280,7 @@ class Trainer:
         """Stop the threads; what is queued is committed first, if the log still answers."""
         self.inbox.close()
         self.journal.close()
-        self.keeper.close()
+        self.retention.close()
         if self.meter is not None:
             self.meter.close()
 
@@ -298,8 +298,8 @@ class Trainer:
         began = time.perf_counter()
         self._pulse.check()
         self._tell_metrics()
-        if self.garden.in_the_host():
-            self.keeper.commit(wait=True)  # a cull goes back to one of them
+        if self.seeds.in_the_host():
+            self.retention.commit(wait=True)  # a cull goes back to one of them
         transaction = self.journal.transaction()
         arrival = self._arrival(transaction.state, began)
         wish = self.answers.carry_out(transaction, decider.boundary(transaction.state, arrival, self._asked))
@@ -328,7 +328,7 @@ class Trainer:
             sites=None if table == state.sites else table,
             health=self._pass.health,
             trials=(),
-            failed=self.garden.failed(),
+            failed=self.seeds.failed(),
             measured={"seconds": before + now} | self._without_core(),
         )
 
@@ -337,8 +337,8 @@ class Trainer:
         return {} if before is None or self._waited is None else {WAITED: self._waited - before}
 
     def _table(self) -> SiteTable:
-        sites = self.garden.sites
-        if self._tabled is None or self._tabled[0] is not sites:  # the garden's list is replaced, never changed
+        sites = self.seeds.sites
+        if self._tabled is None or self._tabled[0] is not sites:  # the seeds's list is replaced, never changed
             self._tabled = sites, site_table(sites, self._costs(sites))
         return self._tabled[1]
 
@@ -366,7 +366,7 @@ class Trainer:
         """The governor: a loss that is not finite takes the run back to the newest checkpoint due, or ends it."""
         state, updated = self.journal.state, self.window.updates > 0
         if decider.hopeless(state.rollbacks, self.step, updated, self.settings.governor) is None:
-            self.keeper.commit(wait=True)
+            self.retention.commit(wait=True)
         self._tell_metrics()
         transaction = self.journal.transaction()
         cause = self.answers.carry_out(transaction, decider.rollback(transaction.state, self.step, updated))
@@ -404,18 +404,18 @@ class Trainer:
         sequence, folded = (
             (self._sequence, nothing) if replaying else (self.journal.state.sequence, self.journal.folded())
         )
-        self.keeper.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree(), folded))
+        self.retention.take(snapshot(self.step, sequence, reasons, self.tree(), self.cursor_tree(), folded))
 
     def _checkpoint_due(self, *reasons: str) -> None:
         """A checkpoint that the governor may go back to, unless a metric's best value is all that it is for."""
         if reasons and checkpoints.is_taken(reasons, self.subject.finite()):
             if checkpoints.was_due(",".join(reasons)):
-                self.keeper.due = self.step
+                self.retention.due = self.step
             self._checkpoint(*reasons)
 
     def _pause(self, reason: str) -> NoReturn:
         self._checkpoint(checkpoints.PAUSE)
-        self.keeper.commit(wait=True)
+        self.retention.commit(wait=True)
         transaction = self.journal.transaction()
         transaction.add(RunPaused(step=self.step, reason=reason))
         self.journal.commit(transaction)

@@ -9,8 +9,8 @@ At least once, with views that know what they hold, is exact. It takes:
   rebalance, does not look whether a changelog took its record, and commits one transaction per interval at most.
 - An agent that raises ends the process, from outside of the agent (``CrashingSupervisor``, ``Watch``): stopped from
   within, it would wait for itself. Whoever runs it starts it again, and the event comes again.
-- A table is ``streams.host.tables``': its local copy follows its changelog, nothing that lies in a changelog can raise, and
-  a key lies in the partition that its run's events lie in.
+- A table is ``streams.host.tables``': its local copy follows its changelog, nothing that lies in a changelog can raise,
+  and a key lies in the partition that its run's events lie in.
 - Sources are read again only when a rebalance is over (``_Consumer.open``): what Faust fetches earlier it throws away
   when the flow goes on, and may then drop it where it comes again, as known.
 - A recovery that hangs, a stop that hangs and a process that slept longer than its session end the process (``Watch``).

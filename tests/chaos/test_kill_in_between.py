@@ -132,7 +132,7 @@ ROLLBACK = {
     "before it is committed": before(APPEND, "RolledBack"),
     "after it is committed": after(APPEND, "RolledBack"),
     "before it is applied again": before("esper.tolaria.model.changes:Changes._undo"),
-    "half applied": after("esper.tolaria.model.seeds:Garden.rebuild", nth=2),
+    "half applied": after("esper.tolaria.model.seeds:Seeds.rebuild", nth=2),
     "applied, without a checkpoint": after("esper.tolaria.model.changes:Changes._undo"),
     "its checkpoint written": after("esper.tolaria.checkpoint.store:Checkpoints.write"),
 }

@@ -19,7 +19,7 @@ MOMENTS = {
     "before it commits a transition": before(APPEND, "SeedTransitioned BLENDING"),
     "before it retires a checkpoint": before(APPEND, "CheckpointRetired"),
     "while it writes a checkpoint": before("esper.artifacts.files:os.replace", nth=6),
-    "in the middle of a step": before("esper.tolaria.model.seeds:Garden.learn_isolated", nth=50),
+    "in the middle of a step": before("esper.tolaria.model.seeds:Seeds.learn_isolated", nth=50),
 }
 
 

@@ -248,7 +248,7 @@ def test_nothing_is_repaired_of_a_run_that_has_a_trainer(home: Path, command: Es
     old = files(home, "chunks")[0].with_name("b.safetensors")
     loop = Loop(home, epochs=6)
     loop.resume("crashed")
-    loop.run._trainer.keeper._archive.clean().result()  # type: ignore[union-attr]
+    loop.run._trainer.retention._writer.clean().result()  # type: ignore[union-attr]
     old.write_bytes(b"12345")
     os.utime(old, (time.time() - 7200,) * 2)
     found = command("check", "--repair")

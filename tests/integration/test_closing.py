@@ -18,7 +18,7 @@ from esper.errors import DataMismatch, ModelMismatch, RunExists, RunUnusable, Tr
 from esper.events.runs import RunCompleted, RunResumed
 from esper.log import open_log
 from esper.log.port import Log
-from esper.tolaria import assembly as bench
+from esper.tolaria import assembly
 from esper.tolaria.trainer import Trainer
 from tests.training import Loop, contents, events, history
 
@@ -50,7 +50,7 @@ def is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         logs.append(open_log(url))
         return logs[-1]
 
-    monkeypatch.setattr(bench, "open_log", kept)
+    monkeypatch.setattr(assembly, "open_log", kept)
     assert not threads()
     yield lambda: not threads() and not files(tmp_path)
     assert not threads()
@@ -192,7 +192,7 @@ def test_a_start_whose_name_was_taken_meanwhile_leaves_nothing_open(
     tmp_path: Path, is_closed: Closed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Loop(tmp_path).begin("mine").close()
-    monkeypatch.setattr(bench, "begun", lambda log, run_id: False)
+    monkeypatch.setattr(assembly, "begun", lambda log, run_id: False)
     with pytest.raises(RunExists, match="by another process just now"):
         Loop(tmp_path).begin("mine")
     assert is_closed()

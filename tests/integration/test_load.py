@@ -95,12 +95,12 @@ def test_a_seed_that_blends_comes_with_its_share_of_that_step_or_not_at_all(tmp_
 
     def look(step: int, batch: Any) -> Any:
         """Before step ``step``: what the model gives with and without its living seed."""
-        plants = trainer.garden.in_the_host()
-        if plants:
+        placed = trainer.seeds.in_the_host()
+        if placed:
             trainer.subject.model.eval()
             with torch.no_grad():
                 whole = trainer.subject.model(X)
-                with plants[0].seed.off():
+                with placed[0].seed.off():
                     seen[step - 1] = whole, trainer.subject.model(X)
             trainer.subject.model.train()
         return batch

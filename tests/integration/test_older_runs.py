@@ -95,7 +95,7 @@ def test_a_blueprint_that_not_even_the_log_has_is_named(tmp_path: Path) -> None:
     loop, once = Loop(tmp_path, epochs=5), retired()
     with pytest.MonkeyPatch.context() as older:
         knowing(older, first() | {once.blueprint: once}, "Conv2d", "Linear")
-        older.setattr(sys.modules["esper.tolaria.start"].Bench, "unregistered", lambda bench: [])
+        older.setattr(sys.modules["esper.tolaria.start"].Assembly, "unregistered", lambda assembly: [])
         loop.begin()
         loop.go(until=3)
     with pytest.raises(UsageError, match=f"there is no blueprint {once.blueprint}; there are bottleneck_conv@"):

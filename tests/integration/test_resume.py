@@ -237,7 +237,7 @@ def test_no_file_is_needed_by_every_checkpoint_whatever_stage_a_seed_is_in(
 
     def settled(number: int, batch: Any) -> Any:
         if number == step:  # on a slow disk only the first checkpoint would be there, and nothing to fall back to
-            loop.run._trainer.keeper.commit(wait=True)  # type: ignore[union-attr]
+            loop.run._trainer.retention.commit(wait=True)  # type: ignore[union-attr]
         return batch
 
     loop.go(until=step, on_batch=settled)

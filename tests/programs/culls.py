@@ -25,7 +25,7 @@ from esper.tamiyo.rules import script
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.answers import Answers
 from esper.tolaria.checkpoint.digest import digest_tree
-from esper.tolaria.model.seeds import Garden
+from esper.tolaria.model.seeds import Seeds
 from esper.tolaria.trainer import Trainer
 
 
@@ -35,11 +35,11 @@ def main(stage: str, how: str, mode: str, home: str, run_id: str) -> None:
     moons.main(mode, home, run_id)
 
 
-def victim(garden: Garden, stage: Stage) -> str | None:
+def victim(seeds: Seeds, stage: Stage) -> str | None:
     """The seed to be culled: in ``stage`` for 10 steps, beside one that is fossilised."""
-    if not any(map(_fossil, garden)):
+    if not any(map(_fossil, seeds)):
         return None
-    found = (each for each in garden if each.seed.stage is stage and garden.step - each.since >= 10)
+    found = (each for each in seeds if each.seed.stage is stage and seeds.step - each.since >= 10)
     return next((each.seed.name for each in found), None)
 
 
@@ -47,7 +47,7 @@ def by_command(stage: Stage) -> None:
     original = Answers._command
 
     def command(self: Answers, run_id: str) -> script.Command | None:
-        seed = victim(self._garden, stage)
+        seed = victim(self._seeds, stage)
         if seed is None or seed in asked:
             return original(self, run_id)
         asked.add(seed)
@@ -61,7 +61,7 @@ def by_audit(stage: Stage) -> None:
     original = Answers._change
 
     def change(self: Answers, name: str, fold: int) -> script.Change | None:
-        if victim(self._garden, stage):
+        if victim(self._seeds, stage):
             return script.Change(mean=-1e9, s=0.0, ablation=0.0)
         return original(self, name, fold)
 
@@ -73,7 +73,7 @@ def by_alarm(stage: Stage) -> None:
 
     def arrival(self: Trainer, state: RunState, began: float) -> BoundaryReached:
         reached = original(self, state, began)
-        return replace(reached, loss=1e9) if victim(self.garden, stage) else reached
+        return replace(reached, loss=1e9) if victim(self.seeds, stage) else reached
 
     Trainer._arrival = arrival  # type: ignore[method-assign]
 
@@ -101,14 +101,14 @@ def watched(
     for move in leaving:
         was, after = {**before, **json.loads(memory.read_text())}, goes_back(trainer) | goes_on(trainer, moves)
         told = {name: after[name] == was[name] for name in was}
-        told["removed"] = move.seed not in trainer.garden.plants
-        told["fossils"] = any(map(_fossil, trainer.garden))
+        told["removed"] = move.seed not in trainer.seeds.placed
+        told["fossils"] = any(map(_fossil, trainer.seeds))
         print("restored", json.dumps(told), flush=True)
 
 
 def goes_back(trainer: Trainer) -> dict[str, str]:
     """Digests of what a cull returns to when blending began."""
-    fossils = {each.seed.name: each.seed.optimizer.state_dict()["state"] for each in trainer.garden if _fossil(each)}
+    fossils = {each.seed.name: each.seed.optimizer.state_dict()["state"] for each in trainer.seeds if _fossil(each)}
     return {
         "parameters and buffers": digest_tree(trainer.subject.tensors()).digest,
         "optimiser state": digest_tree(trainer.subject.optimizer.state_dict()["state"]).digest,
@@ -119,7 +119,7 @@ def goes_back(trainer: Trainer) -> dict[str, str]:
 def goes_on(trainer: Trainer, moves: list[SeedTransitioned]) -> dict[str, str]:
     """Digests of what a cull leaves as it is; seeds that move at the same boundary are not looked at."""
     moving = {move.seed for move in moves}
-    others = {each.seed.name: each.tree() for each in trainer.garden if not _fossil(each)}
+    others = {each.seed.name: each.tree() for each in trainer.seeds if not _fossil(each)}
     return {
         "learning rates": digest_tree(trainer.subject.optimizer.state_dict()["param_groups"]).digest,
         "generators": digest_tree(generators.capture()).digest,
@@ -129,5 +129,5 @@ def goes_on(trainer: Trainer, moves: list[SeedTransitioned]) -> dict[str, str]:
     }
 
 
-def _fossil(plant: Any) -> bool:
-    return plant.seed.stage is Stage.FOSSILISED
+def _fossil(placed: Any) -> bool:
+    return placed.seed.stage is Stage.FOSSILISED

@@ -19,7 +19,7 @@ from esper.tamiyo.run.snapshot import Folded
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.checkpoint.digest import digest_tree
 from esper.tolaria.checkpoint.store import Checkpoints, Snapshot, snapshot
-from esper.tolaria.checkpoint.writer import Archive
+from esper.tolaria.checkpoint.writer import CheckpointWriter
 
 
 @pytest.fixture
@@ -204,26 +204,26 @@ def test_manifests_hold_no_pickles_and_are_plain_json(files: Checkpoints, store:
 
 
 def test_an_archive_writes_in_order_and_says_what_is_done(store: ArtifactStore) -> None:
-    archive = Archive(store, "run")
+    checkpoint_writer = CheckpointWriter(store, "run")
     for step in range(5):
-        archive.take(snap(step, state(w=step)))
-    done = archive.finished(wait=True)
+        checkpoint_writer.take(snap(step, state(w=step)))
+    done = checkpoint_writer.finished(wait=True)
     assert [taken.step for taken, _, _ in done] == [0, 1, 2, 3, 4]
-    assert archive.finished() == []
-    assert archive.adopt([written.manifest for _, written, _ in done]) == []
-    assert archive.adopt(["0" * 64]) == ["0" * 64]
-    archive.close()
+    assert checkpoint_writer.finished() == []
+    assert checkpoint_writer.adopt([written.manifest for _, written, _ in done]) == []
+    assert checkpoint_writer.adopt(["0" * 64]) == ["0" * 64]
+    checkpoint_writer.close()
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_when_it_is_asked_for(
     store: ArtifactStore, tmp_path: Path
 ) -> None:
     (tmp_path / "artifacts").write_text("a file where the folder should be")
-    archive = Archive(store, "run")
-    archive.take(snap(1, state()))
+    checkpoint_writer = CheckpointWriter(store, "run")
+    checkpoint_writer.take(snap(1, state()))
     with pytest.raises(EsperError, match=r"could not be written"):
-        archive.finished(wait=True)
-    archive.close()
+        checkpoint_writer.finished(wait=True)
+    checkpoint_writer.close()
 
 
 def folded() -> Folded:

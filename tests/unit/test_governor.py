@@ -184,7 +184,7 @@ def test_a_seed_whose_own_loss_is_not_finite_is_culled_without_a_rollback(tmp_pa
     def poison(step: int, batch: Any) -> Any:
         if step == 14:
             with torch.no_grad():
-                next(trainer.garden.plants["3#1"].seed.kernel.parameters()).fill_(math.nan)
+                next(trainer.seeds.placed["3#1"].seed.kernel.parameters()).fill_(math.nan)
         return batch
 
     loop.go(on_batch=poison)

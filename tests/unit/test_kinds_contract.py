@@ -44,7 +44,7 @@ class Host(nn.Module):
         return y
 
 
-class Garden:
+class Seeds:
     """A host, its optimiser, its site and an input."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -72,9 +72,9 @@ def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return y.square().flatten(1).mean(1)
 
 
-def bits(garden: Garden) -> list[Any]:
-    state = [*garden.model.state_dict().values(), *(p.grad for p in garden.model.parameters() if p.grad is not None)]
-    output = copy.deepcopy(garden.model)(garden.x)  # a module with statistics of its own moves them
+def bits(seeds: Seeds) -> list[Any]:
+    state = [*seeds.model.state_dict().values(), *(p.grad for p in seeds.model.parameters() if p.grad is not None)]
+    output = copy.deepcopy(seeds.model)(seeds.x)  # a module with statistics of its own moves them
     return [tensor.contiguous().reshape(-1).view(torch.uint8).tolist() for tensor in [*state, output]]
 
 
@@ -91,7 +91,7 @@ def test_its_modules_are_of_it_and_so_are_plain_subclasses(kind: Kind, example: 
     assert kind_of(example) is kind
     plain = copy.copy(example)
     plain.__class__ = type("Plain", (type(example),), {})
-    site = Garden(plain).site
+    site = Seeds(plain).site
     assert (site.kind, site.reason) == (kind.name, None)
 
 
@@ -111,7 +111,7 @@ def test_a_module_that_computes_something_else_is_refused(kind: Kind, example: n
 
 @each_example
 def test_a_site_of_it_says_all_that_a_compiler_needs(kind: Kind, example: nn.Module) -> None:
-    site = Garden(example).site
+    site = Seeds(example).site
     assert site.reason is None
     assert len(site.dims) == len(kind.dims)
     assert all(type(dim) is int and dim > 0 for dim in site.dims)
@@ -125,16 +125,16 @@ def test_a_site_of_it_says_all_that_a_compiler_needs(kind: Kind, example: nn.Mod
 
 @each_example
 def test_shapes_and_units_are_those_of_the_module(kind: Kind, example: nn.Module) -> None:
-    garden = Garden(example)
-    y = garden.model(garden.x)
-    assert tuple(y.shape) == kind.output(tuple(garden.x.shape), garden.site.dims, geometry_of(garden.site))
-    assert garden.x.shape[kind.unit] == garden.site.dims[0]
-    assert y.shape[kind.unit] == garden.site.dims[1]
+    seeds = Seeds(example)
+    y = seeds.model(seeds.x)
+    assert tuple(y.shape) == kind.output(tuple(seeds.x.shape), seeds.site.dims, geometry_of(seeds.site))
+    assert seeds.x.shape[kind.unit] == seeds.site.dims[0]
+    assert y.shape[kind.unit] == seeds.site.dims[1]
 
 
 @each_example
 def test_every_blueprint_that_fits_is_born_from_the_request_alone(tmp_path: Any, kind: Kind, example: Any) -> None:
-    site = Garden(example).site
+    site = Seeds(example).site
     fitting = [each for each in built_in().values() if kind.name in each.kinds]
     assert fitting
     for blueprint in fitting:
@@ -146,59 +146,57 @@ def test_every_blueprint_that_fits_is_born_from_the_request_alone(tmp_path: Any,
 
 @each_example
 def test_a_health_sample_has_what_the_module_can_give(kind: Kind, example: nn.Module) -> None:
-    garden = Garden(example)
-    with Probe([garden.site], [0]) as probe:
-        loss(garden.model, garden.x).mean().backward()
+    seeds = Seeds(example)
+    with Probe([seeds.site], [0]) as probe:
+        loss(seeds.model, seeds.x).mean().backward()
         probe.gradients()
     health = probe.result()
     assert health.activation_mean[0] is not None
     assert health.dormant_share[0] is not None
-    assert (health.gradient_norm[0] is None) == (garden.site.weight is None)
+    assert (health.gradient_norm[0] is None) == (seeds.site.weight is None)
 
 
 @each_example
 def test_an_isolated_pass_reaches_the_kernel_and_leaves_no_trace(kind: Kind, example: nn.Module) -> None:
-    garden = Garden(example)
-    own = loss(garden.model, garden.x).mean()
+    seeds = Seeds(example)
+    own = loss(seeds.model, seeds.x).mean()
     own.backward()
-    before = bits(garden)
-    for seed in garden.seeds():
-        value, gradients = isolated_gradients(
-            garden.model, loss, garden.x, seed.span, seed.kernel, generators.capture()
-        )
+    before = bits(seeds)
+    for seed in seeds.seeds():
+        value, gradients = isolated_gradients(seeds.model, loss, seeds.x, seed.span, seed.kernel, generators.capture())
         assert value == pytest.approx(float(own.detach()), rel=1e-6)
         assert gradients is not None
         assert any(gradient.any() for gradient in gradients)
-        without, within = gate_losses(garden.model, loss, [garden.x], seed.span, seed.kernel)
+        without, within = gate_losses(seeds.model, loss, [seeds.x], seed.span, seed.kernel)
         assert torch.equal(without, within)
-        assert bits(garden) == before
+        assert bits(seeds) == before
 
 
 @each_example
 def test_a_seed_learns_with_the_host_and_a_culled_one_leaves_nothing(kind: Kind, example: nn.Module) -> None:
-    garden = Garden(example)
-    before = bits(garden)
-    for seed in garden.seeds():
+    seeds = Seeds(example)
+    before = bits(seeds)
+    for seed in seeds.seeds():
         seed.attach(lambda: 0.5)
         born = {name: tensor.detach().clone() for name, tensor in seed.kernel.named_parameters()}
         for _ in range(2):  # what was zero moves first, the rest after it
-            loss(garden.model, garden.x).mean().backward()
-            assert seed.learn(garden.optimizer, 100.0, None)
+            loss(seeds.model, seeds.x).mean().backward()
+            assert seed.learn(seeds.optimizer, 100.0, None)
         assert not any(torch.equal(tensor, born[name]) for name, tensor in seed.kernel.named_parameters())
         seed.fossilise()
-        assert bits(garden) != before
+        assert bits(seeds) != before
         seed.detach()
-        garden.optimizer.zero_grad()
-        assert bits(garden) == before
+        seeds.optimizer.zero_grad()
+        assert bits(seeds) == before
 
 
 @each_example
 def test_a_table_of_it_costs_what_its_kernels_have(kind: Kind, example: nn.Module) -> None:
-    garden = Garden(example)
-    costs = {each.blueprint: [parameter_count(each, kind.name, garden.site.dims)] for each in built_in().values()}
-    table = site_table([garden.site], costs)
+    seeds = Seeds(example)
+    costs = {each.blueprint: [parameter_count(each, kind.name, seeds.site.dims)] for each in built_in().values()}
+    table = site_table([seeds.site], costs)
     assert table.kinds == (kind.name,)
-    counts = [sum(each.numel() for each in seed.kernel.parameters()) for seed in garden.seeds()]
+    counts = [sum(each.numel() for each in seed.kernel.parameters()) for seed in seeds.seeds()]
     assert sorted(cost for cost in table.costs[0] if cost > 0) == sorted(counts)
 
 

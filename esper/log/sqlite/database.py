@@ -16,8 +16,7 @@ from weakref import WeakSet
 import apsw
 
 from esper.errors import LogError
-from esper.log.sqlite import checksums
-from esper.log.sqlite import wal
+from esper.log.sqlite import checksums, wal
 from esper.log.sqlite.read_only import Seen, opened, seen
 from esper.system.private import make_folder
 

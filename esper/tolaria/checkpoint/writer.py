@@ -15,7 +15,7 @@ logger = logging.getLogger("esper")
 IN_FLIGHT = 2  # copies of the state held at once
 
 
-class Archive:
+class CheckpointWriter:
     """The checkpoints of one run."""
 
     def __init__(self, store: ArtifactStore, run_id: str) -> None:

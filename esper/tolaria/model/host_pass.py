@@ -10,7 +10,7 @@ from esper.kasmina.health import Probe
 from esper.kasmina.losses import per_example
 from esper.kasmina.sites import call_counts, with_calls
 from esper.settings import Boundary
-from esper.tolaria.model.seeds import Garden
+from esper.tolaria.model.seeds import Seeds
 from esper.tolaria.model.subject import Subject
 
 
@@ -18,9 +18,9 @@ class HostPass:
     """``run`` is one pass; ``health`` holds what the last measured one found, ``counted`` whether the calls of each
     site are known."""
 
-    def __init__(self, subject: Subject, garden: Garden, settings: Boundary) -> None:
+    def __init__(self, subject: Subject, seeds: Seeds, settings: Boundary) -> None:
         self.health: Health | None = None
-        self._subject, self._garden, self._settings = subject, garden, settings
+        self._subject, self._seeds, self._settings = subject, seeds, settings
         self.counted = False
 
     def run(self, batch: Any, step: int, measure: bool) -> float:
@@ -31,7 +31,7 @@ class HostPass:
         """
         if not measure:
             return self._once(batch)
-        with Probe(self._garden.sites, self._sample(step)) as probe:
+        with Probe(self._seeds.sites, self._sample(step)) as probe:
             value = self._once(batch)
             if math.isfinite(value):
                 probe.gradients()
@@ -41,9 +41,9 @@ class HostPass:
     def _once(self, batch: Any) -> float:
         if self.counted:
             return self._plain(batch)
-        with call_counts(self._subject.model, self._garden.sites) as counts:
+        with call_counts(self._subject.model, self._seeds.sites) as counts:
             value = self._plain(batch)
-        self._garden.sites = with_calls(self._garden.sites, counts)
+        self._seeds.sites = with_calls(self._seeds.sites, counts)
         self.counted = True
         return value
 
@@ -56,7 +56,7 @@ class HostPass:
 
     def _sample(self, step: int) -> list[int]:
         """The sites whose health is measured at the boundary of ``step``; they take turns."""
-        supported = [index for index, site in enumerate(self._garden.sites) if site.reason is None]
+        supported = [index for index, site in enumerate(self._seeds.sites) if site.reason is None]
         count = min(self._settings.health_sites, len(supported))
         first = (step // self._settings.steps - 1) * count
         return sorted(supported[(first + offset) % len(supported)] for offset in range(count))

@@ -33,7 +33,7 @@ ATTACHED = IN_THE_HOST | {Stage.FOSSILISED}
 
 
 @dataclass(slots=True)
-class Plant:
+class PlacedSeed:
     """A live or fossilised seed with what a checkpoint keeps of it.
 
     ``since`` is the step at which its stage began, ``blending_began`` that of BLENDING; ``trained`` and ``blended``
@@ -75,55 +75,55 @@ class Kernels(Protocol):
     def __call__(self, sha256: str, device: torch.device, *, newborn: bool) -> Kernel: ...
 
 
-class Garden:
+class Seeds:
     """The seeds of one run. ``step`` is the step that is running or has just run."""
 
     def __init__(
         self, subject: Subject, sites: Sequence[Site], gate: GateData | None, kernels: Kernels, settings: Settings
     ) -> None:
         self.sites = list(sites)
-        self.plants: dict[str, Plant] = {}
+        self.placed: dict[str, PlacedSeed] = {}
         self.step = 0
         self._subject, self._gate, self._kernels, self._settings = subject, gate, kernels, settings
 
     def site(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
 
-    def training(self) -> list[Plant]:
+    def training(self) -> list[PlacedSeed]:
         """Seeds that learn in isolation."""
-        return [each for each in self.plants.values() if each.seed.stage is Stage.TRAINING and not each.seed.failed]
+        return [each for each in self.placed.values() if each.seed.stage is Stage.TRAINING and not each.seed.failed]
 
-    def in_the_host(self) -> list[Plant]:
+    def in_the_host(self) -> list[PlacedSeed]:
         """Seeds that blend or hold."""
-        return [each for each in self.plants.values() if each.seed.stage in IN_THE_HOST]
+        return [each for each in self.placed.values() if each.seed.stage in IN_THE_HOST]
 
     def failed(self) -> tuple[str, ...]:
         """The living seeds whose own loss or gradient was not finite."""
-        return tuple(name for name, each in self.plants.items() if each.seed.failed and each.seed.stage in LIVE)
+        return tuple(name for name, each in self.placed.items() if each.seed.failed and each.seed.stage in LIVE)
 
-    def learn_isolated(self, plant: Plant, batch: Any, before: generators.State) -> None:
+    def learn_isolated(self, placed: PlacedSeed, batch: Any, before: generators.State) -> None:
         """One isolated update; a loss or gradient that is not finite makes the seed fail."""
-        seed, subject = plant.seed, self._subject
+        seed, subject = placed.seed, self._subject
         _, gradients = isolated_gradients(subject.model, subject.loss, batch, seed.span, seed.kernel, before)
         if gradients is None:
-            seed.failed, plant.gradient_norm = True, None
+            seed.failed, placed.gradient_norm = True, None
             return
-        factor = rate_factor(self._settings, Stage.TRAINING, plant.trained, 0)
-        plant.gradient_norm = seed.learn(subject.optimizer, factor, subject.clip_norm, gradients)
-        plant.trained += 1
+        factor = rate_factor(self._settings, Stage.TRAINING, placed.trained, 0)
+        placed.gradient_norm = seed.learn(subject.optimizer, factor, subject.clip_norm, gradients)
+        placed.trained += 1
 
     def learn_with_host(self) -> None:
         """Update the seeds that are part of the host from what its backward left in ``.grad``."""
-        for plant in self.plants.values():
-            if plant.seed.stage in ATTACHED:
-                factor = rate_factor(self._settings, plant.seed.stage, plant.trained, plant.blended)
-                plant.gradient_norm = plant.seed.learn(self._subject.optimizer, factor, self._subject.clip_norm)
-                plant.blended += 1
+        for placed in self.placed.values():
+            if placed.seed.stage in ATTACHED:
+                factor = rate_factor(self._settings, placed.seed.stage, placed.trained, placed.blended)
+                placed.gradient_norm = placed.seed.learn(self._subject.optimizer, factor, self._subject.clip_norm)
+                placed.blended += 1
 
     def birth_gradient(self, name: str, batch: Any) -> float | None:
         """The norm of a seed's first isolated gradient on a gate batch; None if its loss is not finite, or the kernel
         does not work on what its site is given."""
-        seed, subject = self.plants[name].seed, self._subject
+        seed, subject = self.placed[name].seed, self._subject
         with without_trace(subject.model), without_trace(seed.kernel):
             subject.model.eval()  # a batch of one example is not enough for batch norm
             try:
@@ -147,82 +147,84 @@ class Garden:
 
     def switched_off(self, name: str) -> AbstractContextManager[None]:
         """The host without the effect of a seed that is part of it."""
-        return self.plants[name].seed.off()
+        return self.placed[name].seed.off()
 
     def apply(self, event: SeedTransitioned) -> None:
         """Do to the model what a committed transition says. Restoring the host after a cull is the trainer's part."""
         to = Stage(event.to_stage)
         if to is Stage.GERMINATED:
-            self.plants[event.seed] = self._sprout(event.seed, event.site, event.kernel, to, event.step, newborn=True)
+            self.placed[event.seed] = self._sprout(event.seed, event.site, event.kernel, to, event.step, newborn=True)
             return
-        plant = self.plants[event.seed]
+        placed = self.placed[event.seed]
         if to is Stage.CULLED:
-            plant.seed.detach()
-            del self.plants[event.seed]
+            placed.seed.detach()
+            del self.placed[event.seed]
             return
         if to is Stage.BLENDING and event.evidence is not None and event.evidence.audit_fold is not None:
-            plant.reference = self._losses(event.evidence.audit_fold)
-            plant.blending_began = event.step
+            placed.reference = self._losses(event.evidence.audit_fold)
+            placed.blending_began = event.step
         if to is Stage.FOSSILISED:
-            plant.reference = None
-        self._enter(plant, to, event.step)
+            placed.reference = None
+        self._enter(placed, to, event.step)
 
     def tree(self) -> dict[str, Any]:
-        return {name: plant.tree() for name, plant in self.plants.items()}
+        return {name: placed.tree() for name, placed in self.placed.items()}
 
     def rebuild(self, tree: dict[str, Any]) -> None:
         """Make the seeds those of a checkpoint. A fossil's tensors come with the model's."""
-        for plant in self.plants.values():
-            plant.seed.detach()
-        self.plants = {}
+        for placed in self.placed.values():
+            placed.seed.detach()
+        self.placed = {}
         for name, saved in tree.items():
-            plant = self._sprout(
+            placed = self._sprout(
                 name, saved["site"], saved["kernel_id"], Stage.GERMINATED, saved["since"], newborn=False
             )
-            self.plants[name] = plant
-            plant.blending_began = saved["blending_began"]
-            plant.trained, plant.blended = saved["trained"], saved["blended"]
-            plant.reference, plant.gradient_norm = saved["reference"], saved["gradient_norm"]
-            plant.seed.failed = saved["failed"]
+            self.placed[name] = placed
+            placed.blending_began = saved["blending_began"]
+            placed.trained, placed.blended = saved["trained"], saved["blended"]
+            placed.reference, placed.gradient_norm = saved["reference"], saved["gradient_norm"]
+            placed.seed.failed = saved["failed"]
             if saved["kernel"] is not None:
-                _copy_into(dict(plant.seed.kernel.named_parameters()), saved["kernel"])
-            self._enter(plant, Stage(saved["stage"]), saved["since"])
-            load_optimizer(plant.seed.optimizer, saved["optimizer"])
+                _copy_into(dict(placed.seed.kernel.named_parameters()), saved["kernel"])
+            self._enter(placed, Stage(saved["stage"]), saved["since"])
+            load_optimizer(placed.seed.optimizer, saved["optimizer"])
 
     def restore_fossils(self, tree: dict[str, Any]) -> None:
         """Set the optimisers of fossilised seeds back to those of a checkpoint."""
-        for name, plant in self.plants.items():
-            if plant.seed.stage is Stage.FOSSILISED:
-                load_optimizer(plant.seed.optimizer, tree[name]["optimizer"])
+        for name, placed in self.placed.items():
+            if placed.seed.stage is Stage.FOSSILISED:
+                load_optimizer(placed.seed.optimizer, tree[name]["optimizer"])
 
-    def _sprout(self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int, *, newborn: bool) -> Plant:
+    def _sprout(
+        self, name: str, site_name: str, kernel_id: str, stage: Stage, step: int, *, newborn: bool
+    ) -> PlacedSeed:
         site = self.site(site_name)
         kernel = self._kernels(kernel_id, site.anchor.device, newborn=newborn)
         kernel.placed = Placed(site.name, site.name, site.dims)
         seed = LiveSeed(name, site, kernel, self._subject.optimizer, stage)
-        return Plant(seed, kernel_id, step)
+        return PlacedSeed(seed, kernel_id, step)
 
-    def _enter(self, plant: Plant, stage: Stage, step: int) -> None:
-        plant.seed.stage, plant.since = stage, step
+    def _enter(self, placed: PlacedSeed, stage: Stage, step: int) -> None:
+        placed.seed.stage, placed.since = stage, step
         if stage in IN_THE_HOST:
-            plant.seed.attach(partial(self.alpha, plant))
+            placed.seed.attach(partial(self.alpha, placed))
         elif stage is Stage.FOSSILISED:
-            plant.seed.fossilise()
+            placed.seed.fossilise()
 
-    def alpha(self, plant: Plant) -> float:
+    def alpha(self, placed: PlacedSeed) -> float:
         """The share of its effect that a seed in the host has at this step."""
-        if plant.seed.stage is not Stage.BLENDING:
+        if placed.seed.stage is not Stage.BLENDING:
             return 1.0
         blending = self._settings.blending
-        return alpha(blending.schedule, self.step - plant.since, blending.steps)
+        return alpha(blending.schedule, self.step - placed.since, blending.steps)
 
     def _losses(self, fold: int) -> Tensor | None:
         if self._gate is None:
             return None
         return evaluate(self._subject.model, self._subject.loss, self._gate.fold(fold))
 
-    def __iter__(self) -> Iterator[Plant]:
-        return iter(self.plants.values())
+    def __iter__(self) -> Iterator[PlacedSeed]:
+        return iter(self.placed.values())
 
 
 def _copy_into(mine: dict[str, Tensor], saved: dict[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from esper.errors import UsageError
 Left = tuple[weakref.ref[Tensor], int] | None
 
 
-class Alone:
+class SoleTrainer:
     """Watches the host's optimiser, and the gradient of one of its parameters: honest programs leave what a step has
     left there as it is, or clear it; a backward of theirs changes it."""
 

@@ -9,7 +9,7 @@ import torch
 
 from esper.kasmina.seed.stages import IN_THE_HOST, LIVE
 from esper.settings import Telemetry
-from esper.tolaria.model.seeds import Garden
+from esper.tolaria.model.seeds import Seeds
 from esper.tolaria.model.subject import Subject
 from esper.tolaria.telemetry.recorder import Measurement, Recorder
 
@@ -17,8 +17,8 @@ from esper.tolaria.telemetry.recorder import Measurement, Recorder
 class Meter:
     """Measures the steps of one run. Its methods belong to the training thread."""
 
-    def __init__(self, subject: Subject, garden: Garden, recorder: Recorder, settings: Telemetry) -> None:
-        self._subject, self._garden, self._recorder, self._settings = subject, garden, recorder, settings
+    def __init__(self, subject: Subject, seeds: Seeds, recorder: Recorder, settings: Telemetry) -> None:
+        self._subject, self._seeds, self._recorder, self._settings = subject, seeds, recorder, settings
         self._began = 0.0
 
     @property
@@ -34,7 +34,7 @@ class Meter:
         """It ended with this loss of its mini-batch."""
         if step % self._settings.every == 0:
             seconds = time.perf_counter() - self._began
-            self._recorder.record(step, epoch, [*self._whole(loss, seconds), *self._seeds(), *self._sites(step)])
+            self._recorder.record(step, epoch, [*self._whole(loss, seconds), *self._living(), *self._sites(step)])
 
     def rolled_back(self) -> None:
         self._recorder.next_attempt()
@@ -47,20 +47,20 @@ class Meter:
         yield "step_seconds", "", seconds
         yield "learning_rate", "", float(self._subject.optimizer.param_groups[0]["lr"])
 
-    def _seeds(self) -> Iterator[Measurement]:
+    def _living(self) -> Iterator[Measurement]:
         """Of the seeds that learn now."""
-        for plant in self._garden:
-            if plant.gradient_norm is not None and plant.seed.stage in LIVE:  # a fossil keeps its last one
-                yield "gradient_norm", plant.seed.name, plant.gradient_norm
-            if plant.seed.stage in IN_THE_HOST:
-                yield "alpha", plant.seed.name, self._garden.alpha(plant)
+        for placed in self._seeds:
+            if placed.gradient_norm is not None and placed.seed.stage in LIVE:  # a fossil keeps its last one
+                yield "gradient_norm", placed.seed.name, placed.gradient_norm
+            if placed.seed.stage in IN_THE_HOST:
+                yield "alpha", placed.seed.name, self._seeds.alpha(placed)
 
     def _sites(self, step: int) -> Iterator[Measurement]:
         """Of the host's sites: norms of their weights and of the gradients that the step has used."""
         if self._settings.sites == 0 or step % self._settings.sites:
             return
         with torch.no_grad():
-            found = [(site.name, site.weight) for site in self._garden.sites if site.reason is None]
+            found = [(site.name, site.weight) for site in self._seeds.sites if site.reason is None]
             weights = [(name, weight) for name, weight in found if weight is not None]
             yield from _norms("weight_norm", [name for name, _ in weights], [weight for _, weight in weights])
             given = [(name, weight.grad) for name, weight in weights if weight.grad is not None]
