@@ -21,8 +21,8 @@ from benchmarks.brokers import kafka_log
 from benchmarks.report import Figure, at_most, temporary_home
 from benchmarks.spine import advance, demo_task, under_esper
 from esper.events.runs import DecisionMade, DecisionRejected
+from esper.events.topics import RUNS
 from esper.log import open_log
-from esper.log.port import RUNS
 from esper.log.records import event_of
 from esper.settings import settings_from
 

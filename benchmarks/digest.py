@@ -20,7 +20,7 @@ import esper
 from benchmarks.dormant import initialised, no_collection, stepping
 from benchmarks.report import Figure, at_most, temporary_home
 from esper.tasks.task import loss
-from esper.tolaria.checkpoint.digest import digest_tree
+from esper.tolaria.model.digest import digest_tree
 
 TITLE = "the digest of the state at a boundary against 50 steps, MLP, Adam, batch 64, one thread"
 WIDTHS = {"1 M": 536, "10 M": 2040, "25 M": 3340}

@@ -28,12 +28,13 @@ from benchmarks.dormant import no_collection
 from benchmarks.log import RUN, boundary, start
 from benchmarks.report import Figure, at_least
 from esper.events import RunContent
+from esper.events.topics import RUNS
 from esper.log.exclusions import run_events
 from esper.log.kafka import open_kafka
 from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.transactions import Message
 from esper.log.kafka.writer import KafkaWriter
-from esper.log.port import RUNS, Log, Record, Writer
+from esper.log.port import Log, Record, Writer
 from esper.log.records import run_record
 from esper.settings import LogSettings
 from esper.tamiyo.run.fold import fold

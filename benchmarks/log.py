@@ -26,11 +26,12 @@ from fastavro import schemaless_reader
 from benchmarks.report import Figure, at_least, temporary_home
 from esper.events import RunContent
 from esper.events.runs import BoundaryReached, Environment, ModelDescription, RunStarted, SiteTable
+from esper.events.topics import RUNS
 from esper.log import open_log, ordering
 from esper.log.chain import chained, first_link
 from esper.log.exclusions import run_events
 from esper.log.headers import pack
-from esper.log.port import RUNS, Log, Record, Writer
+from esper.log.port import Log, Record, Writer
 from esper.log.records import run_record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState

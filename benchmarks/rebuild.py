@@ -17,14 +17,14 @@ from benchmarks.log import boundary, start
 from benchmarks.report import Figure, at_most, temporary_home
 from benchmarks.sink import batch
 from esper.events.runs import CheckpointCommitted, DecisionMade, SeedTransitioned
+from esper.events.topics import TOPICS
 from esper.log import open_log
 from esper.log.port import Log
 from esper.log.records import telemetry_record
 from esper.nissa.clickhouse.warehouse import EMBEDDED, connect
 from esper.nissa.sink.audit import audit
-from esper.nissa.sink.sink import DONE, Sink
+from esper.nissa.sink.sink import Sink
 from esper.nissa.tables.migrate import migrate
-from esper.nissa.tables.rows import TABLES
 
 TITLE = "ClickHouse's tables made anew from the log, embedded, one process"
 EVENTS, RUNS, AT_ONCE = 1_000_000, 8, 1000
@@ -99,7 +99,7 @@ def contents() -> Iterator[Any]:
 
 def digests(client: Client) -> dict[str, tuple[int, int]]:
     """For each table that a record fills: how many rows, and a digest of them all, in any order."""
-    tables = sorted({*DONE.values(), "telemetry", *(table for of in TABLES.values() for table in of)})
+    tables = sorted({table for topic in TOPICS.values() for table in topic.tables})
     query = "SELECT count(), groupBitXor(cityHash64(toString(tuple(*)))) FROM {table:Identifier} FINAL"
     found = {table: client.query(query, parameters={"table": table}).result_rows[0] for table in tables}
     return {table: (int(rows), int(digest)) for table, (rows, digest) in found.items()}

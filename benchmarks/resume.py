@@ -60,7 +60,7 @@ def long_run() -> list[Figure]:
     from esper.artifacts import open_store
     from esper.log import open_log
     from esper.settings import log_url
-    from esper.tolaria.journal.history import recent, whole
+    from esper.tolaria.history import recent, whole
 
     with temporary_home() as home:
         url, artifacts = log_url(Path(home).absolute()), f"file:///{Path(home, 'artifacts').absolute()}"

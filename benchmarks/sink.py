@@ -24,8 +24,9 @@ from benchmarks.log import RUN, start
 from benchmarks.report import Figure, at_least, temporary_home
 from benchmarks.spine import demo_task, under_esper
 from esper.events.telemetry import StepsMeasured
+from esper.events.topics import RUNS, TELEMETRY
 from esper.log import open_log
-from esper.log.port import RUNS, TELEMETRY, Log, Position
+from esper.log.port import Log, Position
 from esper.log.records import telemetry_record
 from esper.nissa.clickhouse.warehouse import EMBEDDED, connect
 from esper.nissa.sink.sink import Sink

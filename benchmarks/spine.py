@@ -25,9 +25,9 @@ from esper.artifacts import open_store
 from esper.errors import DataUnavailable
 from esper.events.assets import KernelCompiled
 from esper.events.runs import SeedTransitioned
+from esper.events.topics import SIGNALS
 from esper.kasmina.seed.stages import Stage
 from esper.log import open_log
-from esper.log.port import SIGNALS
 from esper.settings import Settings, log_url, settings_from
 from esper.tasks import load_task
 from esper.tasks.task import Task, loss

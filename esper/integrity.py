@@ -11,10 +11,11 @@ from esper.artifacts.port import ArtifactStore, Stored
 from esper.errors import CorruptArtifact, DecodeError, EsperError, RunUnusable
 from esper.events.assets import KernelCompiled
 from esper.events.runs import CheckpointCommitted
+from esper.events.topics import ASSETS
 from esper.kasmina.seed.stages import IllegalMove, Stage
 from esper.log.exclusions import run_events
 from esper.log.integrity import Checked, Finding, check_log
-from esper.log.port import ASSETS, Entry, Log
+from esper.log.port import Entry, Log
 from esper.log.records import event_of
 from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.rules.checkpoints import newest_usable

@@ -19,15 +19,16 @@ from esper.cli import options as cli
 from esper.cli.options import common
 from esper.cli.output import print_json
 from esper.errors import UsageError
+from esper.events.topics import ASSETS, DEADLETTER, RUNS, SIGNALS
 from esper.log import open_log
 from esper.log.exclusions import untaken
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS
 from esper.system.hosts import is_loopback
 from esper.system.locks import locked
 from esper.system.private import make_folder, open_file
-from streams.host import app
-from streams.views import generations, rebuild, verify
+from streams import app, rebuild
+from streams.serving.served import Place
+from streams.views import generations, verify
 
 TOKEN = 16
 """Characters that a token has at least."""
@@ -92,7 +93,7 @@ def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str)
     for topic in (RUNS, SIGNALS, ASSETS, DEADLETTER):
         log.partitions(topic)  # or says what is missing
     generation = generations.live(log)
-    here = app.Place(
+    here = Place(
         name=name,
         host=host,
         port=port,

@@ -14,8 +14,9 @@ from esper.events.assets import KernelRequested
 from esper.events.ids import signal_id
 from esper.events.runs import DecisionMade, DecisionRejected
 from esper.events.signals import DecisionProposed
+from esper.events.topics import RUNS
 from esper.log import open_log
-from esper.log.port import RUNS, Record
+from esper.log.port import Record
 from esper.log.records import event_of
 from esper.tamiyo.policy.remote import proposals, questions, signal_of
 from esper.tamiyo.rules.decisions import decide

@@ -13,8 +13,8 @@ from esper.events import Envelope, Event, runs
 from esper.events.ids import run_event_id, signal_id
 from esper.kasmina.seed.stages import IN_THE_HOST
 from esper.settings import Settings, settings_from
-from esper.tamiyo.policies import newest
 from esper.tamiyo.policy.observation import digest, observe
+from esper.tamiyo.policy.policies import newest
 from esper.tamiyo.policy.policy import Decision, Policy
 from esper.tamiyo.policy.remote import Questions, proposals
 from esper.tamiyo.rules import checkpoints, decider, script

@@ -11,8 +11,9 @@ import sys
 
 from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
+from esper.events.topics import ASSETS, RUNS
 from esper.log import open_log
-from esper.log.port import ASSETS, RUNS, Record
+from esper.log.port import Record
 
 
 def records(run_id: str, epoch: int, first: int, last: int) -> list[Record]:

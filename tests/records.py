@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from esper.events import Event
+from esper.events.topics import RUNS
 from esper.log.chain import chained, first_link
 from esper.log.exclusions import order_of
-from esper.log.port import RUNS, Log, Record
+from esper.log.port import Log, Record
 from esper.log.records import record_of
 from tests.histories import RUN
 

@@ -10,8 +10,9 @@ import json
 import sys
 import time
 
+from esper.events.topics import PARTITIONS
 from esper.log import open_log
-from esper.log.port import PARTITIONS, Change, Share
+from esper.log.port import Change, Share
 
 
 def applied(have: dict[str, set[int]], change: Change) -> None:

@@ -22,9 +22,10 @@ from typing import Any
 import confluent_kafka
 
 from esper.events import Event
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import RUNS, Record
+from esper.log.port import Record
 from esper.log.records import record_of
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState

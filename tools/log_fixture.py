@@ -21,9 +21,10 @@ from esper.cli.main import main as esper
 from esper.events import Content, Envelope, Event
 from esper.events.encoding.codec import encode, jsonable, to_json
 from esper.events.encoding.schemas import name_of, schema_of
+from esper.events.topics import ASSETS, RUNS
 from esper.log import open_log
 from esper.log.ordering import in_order
-from esper.log.port import ASSETS, RUNS, Entry, Position, Record
+from esper.log.port import Entry, Position, Record
 from esper.log.records import run_record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from esper.errors import RunNotFound, UsageError
 from esper.events import Event
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.exclusions import run_events
-from esper.log.port import RUNS, Entry, Log
+from esper.log.port import Entry, Log
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
 

@@ -16,8 +16,9 @@ from esper.client.reading import existing, history, holding, run_ids, state_at
 from esper.errors import EsperError, RunNotFound, UsageError
 from esper.events import Event
 from esper.events.runs import BoundaryReached, CheckpointCommitted, DecisionMade, MetricsLogged, RunStarted
+from esper.events.topics import ASSETS
 from esper.log.ordering import once
-from esper.log.port import ASSETS, Log
+from esper.log.port import Log
 from esper.settings import Settings, log_url
 from esper.tamiyo.advice import Finding, advise, course_of
 from esper.tamiyo.proof.differences import Differences, differences

@@ -19,7 +19,7 @@ from esper.events.assets import KernelRequested
 from esper.events.encoding.codec import canonical_json
 from esper.events.runs import SiteTable
 from esper.kasmina.kinds import KINDS, Kind, kind_of
-from esper.kasmina.seed.span import Span
+from esper.kasmina.span import Span
 
 SEED_PREFIX = "esper_seed_"
 """A fossilised seed is a submodule of its site under this name and its number."""

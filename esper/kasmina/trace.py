@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.effect import kernels_of
 from esper.kasmina.generators import preserved
-from esper.kasmina.seed.effect import kernels_of
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from hashlib import sha256
 from operator import attrgetter
 
 from esper.events.encoding.codec import maker, with_link
-from esper.log.port import RUNS, Position, Record
+from esper.events.topics import RUNS
+from esper.log.port import Position, Record
 
 LINK = "link"
 """The header that repeats an event's link, in hex."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from esper.errors import RecordTooLarge, SequenceGap, UsageError
+from esper.events.topics import RUNS, SIGNALS
 from esper.log.partitions import partition_of
-from esper.log.port import MAX_BYTES, RUNS, SIGNALS, Position, Record
+from esper.log.port import MAX_BYTES, Position, Record
 
 
 def check_sizes(records: Sequence[Record]) -> None:

@@ -18,10 +18,11 @@ from esper.events import Event
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRejected, KernelRequested
 from esper.events.ids import kernel_seed
 from esper.events.runs import DecisionMade, RunStarted, SeedTransitioned
+from esper.events.topics import ASSETS, RUNS, SIGNALS
 from esper.log.claims import follow_on
 from esper.log.exclusions import Passed, noting, order_of, run_events
 from esper.log.ordering import Order
-from esper.log.port import ASSETS, RUNS, SIGNALS, Log, Record
+from esper.log.port import Log, Record
 from esper.log.records import event_of
 
 BATCH_RECORDS, BATCH_BYTES = 500, 4 << 20

@@ -15,7 +15,8 @@ from esper.errors import DecodeError, LogError
 from esper.events import Envelope, Event
 from esper.events.deadletter import DeadLetter, DeadLetterResolved, Header
 from esper.events.ids import dead_letter_id
-from esper.log.port import DEADLETTER, MAX_BYTES, Entry, Log, Position, Record
+from esper.events.topics import DEADLETTER
+from esper.log.port import MAX_BYTES, Entry, Log, Position, Record
 from esper.log.records import event_of, record_of
 
 logger = logging.getLogger("esper")

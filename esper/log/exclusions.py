@@ -15,9 +15,10 @@ from esper.errors import DecodeError, LogError, UsageError
 from esper.events import Envelope, Event
 from esper.events.exclusions import RecordExcluded
 from esper.events.ids import exclusion_id
+from esper.events.topics import EXCLUSIONS, RUNS
 from esper.log.chain import Mark, digest
 from esper.log.ordering import START, Excluded, Order, warn
-from esper.log.port import EXCLUSIONS, RUNS, Entry, Log, Position, Record
+from esper.log.port import Entry, Log, Position, Record
 from esper.log.records import event_of, record_of
 
 logger = logging.getLogger("esper")

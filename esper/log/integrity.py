@@ -13,17 +13,16 @@ from esper.errors import DecodeError, Disordered, LogError, UsageError
 from esper.events import Event
 from esper.events.encoding.schemas import schema_from_json
 from esper.events.exclusions import RecordExcluded
+from esper.events.topics import ASSETS, DEADLETTER, EVENTS, RUNS
 from esper.log.chain import LINK
 from esper.log.claims import miscounted
 from esper.log.exclusions import Passed, excluded, meant, noting, struck
 from esper.log.ordering import Excluded, Order
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY, Entry, Log, Position
+from esper.log.port import Entry, Log, Position
 from esper.log.records import event_of
 from esper.log.sqlite.checksums import checksum, checksum_of_schema
 from esper.log.sqlite.log import SqliteLog
-
-TOPICS = (RUNS, SIGNALS, ASSETS, TELEMETRY, EXCLUSIONS, DEADLETTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def check_log(log: Log, run_id: str | None) -> Checked:
         _check_file(log, found)
         _check_rows(log, run_id, found)
     out = excluded(log)
-    for topic in TOPICS:
+    for topic in EVENTS:
         key = None if topic == ASSETS else run_id
         for entry in struck(log.read(topic, key=key), out) if topic == RUNS else log.read(topic, key=key):
             found.records += 1

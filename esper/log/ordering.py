@@ -20,8 +20,9 @@ from uuid import UUID
 from esper.errors import DecodeError, Quarantined, SequenceConflict, SequenceGap
 from esper.events import Event
 from esper.events.runs import CommandAccepted, CommandRejected, RunResumed, RunStarted
+from esper.events.topics import SIGNALS
 from esper.log.chain import Mark, digest, first_link
-from esper.log.port import SIGNALS, Entry, Position
+from esper.log.port import Entry, Position
 from esper.log.records import event_of
 
 logger = logging.getLogger("esper")

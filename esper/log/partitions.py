@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from esper.log.port import PARTITIONS
+from esper.events.topics import PARTITIONS
 
 _SEED, _FACTOR, _WORD = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 

@@ -17,10 +17,6 @@ from typing import NamedTuple, Protocol, Self
 from esper.errors import UsageError
 from esper.events.encoding.schemas import Schema
 
-RUNS, SIGNALS, ASSETS, DEADLETTER = "esper.runs", "esper.signals", "esper.assets", "esper.deadletter"
-TELEMETRY, EXCLUSIONS = "esper.telemetry", "esper.exclusions"
-PARTITIONS = 12
-"""Of each topic, and fixed for life: a key's partition follows from it."""
 MAX_BYTES = 8 << 20
 """A record's key, value and headers together, at most; every log refuses a bigger one before it writes anything."""
 

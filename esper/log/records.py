@@ -12,8 +12,9 @@ from esper.events import AssetContent, Content, Envelope, Event, RunContent, Sig
 from esper.events.encoding.codec import content_digest, decode, encode, encode_run_event, maker
 from esper.events.encoding.schemas import name_of, schema_of
 from esper.events.ids import LONGEST_ISSUER, asset_id, run_event_text, signal_id, telemetry_id
+from esper.events.topics import ASSETS, RUNS, SIGNALS, TELEMETRY
 from esper.log.headers import Headers
-from esper.log.port import ASSETS, RUNS, SIGNALS, TELEMETRY, Entry, Record
+from esper.log.port import Entry, Record
 
 
 def run_record(

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from esper.errors import ModelMismatch, UsageError
-from esper.kasmina.seed.effect import Effect, attach, full
+from esper.kasmina.effect import Effect, attach, full
 from esper.kasmina.seed.seed import SEED_PREFIX, holds_live_seeds, strip
-from esper.kasmina.seed.span import Span
+from esper.kasmina.span import Span
 from esper.tezzeret.description import Description, from_tensor
 from esper.tezzeret.graph import DTYPES
 from esper.tezzeret.module import Kernel, Placed

@@ -19,7 +19,7 @@ from esper.events.runs import DecisionMade
 from esper.events.signals import CommandIssued
 from esper.kasmina.gate import GateData, evaluate
 from esper.kasmina.seed.isolation import gate_losses
-from esper.tamiyo.policies import newest
+from esper.tamiyo.policy.policies import newest
 from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import Put, Question, Script, Step, Tell
 from esper.tamiyo.run import about

@@ -13,10 +13,11 @@ from esper.artifacts import open_store
 from esper.artifacts.port import ArtifactStore
 from esper.errors import ModelMismatch, RunExists, Unsupported, UsageError
 from esper.events import Event
+from esper.events.topics import ASSETS
 from esper.kasmina.gate import GateData
 from esper.kasmina.seed.seed import holds_seeds
 from esper.log import open_log
-from esper.log.port import ASSETS, Log, Writer
+from esper.log.port import Log, Writer
 from esper.settings import Settings, Telemetry, log_url
 from esper.tamiyo.policy.remote import questions
 from esper.tamiyo.run.state import RunState
@@ -24,7 +25,7 @@ from esper.tolaria.answers import Answers
 from esper.tolaria.checkpoint.kernels import kernel_of
 from esper.tolaria.checkpoint.retention import Retention
 from esper.tolaria.checkpoint.writer import CheckpointWriter
-from esper.tolaria.journal.history import begun
+from esper.tolaria.history import begun
 from esper.tolaria.journal.inbox import Inbox
 from esper.tolaria.journal.journal import Journal
 from esper.tolaria.journal.proposals import Proposals, answered_by

@@ -41,25 +41,25 @@ from esper.kasmina.sites import site_table, without_sites
 from esper.log.claims import follow_on, miscounted
 from esper.log.ordering import Order
 from esper.settings import Settings, check_environment, log_url, settings_with
-from esper.tamiyo.policies import newest
+from esper.tamiyo.policy.policies import newest
 from esper.tamiyo.rules.checkpoints import START, blend_starts, damaged_note
 from esper.tamiyo.rules.decider import RULES, check_rules
 from esper.tamiyo.run.about import canonical_params, digested, named, noted, tagged
 from esper.tamiyo.run.state import RunState, settings_of
 from esper.tolaria.assembly import Assembly, assembly_for
-from esper.tolaria.checkpoint.digest import STATE_DIGESTS, check_algorithm, digest_tree
 from esper.tolaria.checkpoint.store import Checkpoints, Loaded, snapshot
 from esper.tolaria.checkpoint.weights import last_weights, put_into
 from esper.tolaria.checkpoint.writer import CheckpointWriter
-from esper.tolaria.journal.history import History, further, recent, whole
+from esper.tolaria.history import History, further, recent, whole
 from esper.tolaria.journal.journal import Journal
 from esper.tolaria.journal.replay import Replay
+from esper.tolaria.model.digest import STATE_DIGESTS, check_algorithm, digest_tree
 from esper.tolaria.model.environment import environment
 from esper.tolaria.model.host import check_like, describe
 from esper.tolaria.model.sites import Sites, costs_of
 from esper.tolaria.model.subject import Loss, Stateful, Subject
 from esper.tolaria.run import Run
-from esper.tolaria.telemetry.ticker import ticking
+from esper.tolaria.ticker import ticking
 from esper.tolaria.trainer import Trainer
 from esper.urza.library import built_in
 

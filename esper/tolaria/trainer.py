@@ -22,14 +22,14 @@ from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.answers import Answers
-from esper.tolaria.checkpoint.digest import StateDigest, batch_digest, digest_tree
+from esper.tolaria.changes import Changes
 from esper.tolaria.checkpoint.retention import Retention
 from esper.tolaria.checkpoint.store import Loaded, nothing, snapshot
 from esper.tolaria.journal.inbox import Inbox
 from esper.tolaria.journal.journal import Journal
 from esper.tolaria.journal.replay import Replay
-from esper.tolaria.model.changes import Changes
 from esper.tolaria.model.cursor import Cursor
+from esper.tolaria.model.digest import StateDigest, batch_digest, digest_tree
 from esper.tolaria.model.host import load_tensors, names_in_state_dict
 from esper.tolaria.model.host_pass import HostPass
 from esper.tolaria.model.seeds import Seeds

@@ -9,7 +9,8 @@ from typing import Any
 
 from esper.errors import DecodeError
 from esper.events import Event, signals
-from esper.log.port import SIGNALS, Entry
+from esper.events.topics import SIGNALS
+from esper.log.port import Entry
 from esper.log.records import event_of
 from esper.tamiyo.run.view import alert_pieces, unpacked
 from streams.host import safe, tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from esper.errors import DecodeError
-from esper.log.port import ASSETS
+from esper.events.topics import ASSETS
 from esper.log.records import event_of
 from esper.urza.view import pieces
 from streams.host import safe, tables

@@ -11,8 +11,9 @@ from faust.types import Message
 
 from esper.errors import DecodeError
 from esper.events import Event, deadletter, runs
+from esper.events.topics import DEADLETTER, RUNS
 from esper.log.exclusions import excluded
-from esper.log.port import DEADLETTER, RUNS, Entry, Position
+from esper.log.port import Entry, Position
 from esper.log.records import event_of
 from esper.tamiyo.run.state import FOLD, RunState
 from esper.tamiyo.run.view import Pieces, RunView, unpacked

@@ -6,8 +6,8 @@ import logging
 
 from confluent_kafka import KafkaException
 
+from esper.events.topics import RUNS
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import RUNS
 
 logger = logging.getLogger("esper.worker")
 PATIENCE = 3.0

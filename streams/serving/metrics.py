@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from streams.host.app import Views
+from streams.serving.served import Served
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-def text(app: Views) -> bytes:
+def text(app: Served) -> bytes:
     """All measurements now."""
     registry = CollectorRegistry()
     registry.register(_Measured(app))
@@ -23,7 +21,7 @@ def text(app: Views) -> bytes:
 
 
 class _Measured(Collector):
-    def __init__(self, app: Views) -> None:
+    def __init__(self, app: Served) -> None:
         self._app = app
 
     def collect(self) -> Iterator[Metric]:

@@ -8,20 +8,18 @@ import hmac
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 from aiohttp import http_exceptions, web
 
 from esper.errors import UsageError
+from esper.events.topics import PARTITIONS
 from esper.log.partitions import partition_of
-from esper.log.port import PARTITIONS
 from esper.system.hosts import REFUSED, is_own
 from esper.tamiyo.run.view import unpacked
 from streams.serving import metrics
-
-if TYPE_CHECKING:
-    from streams.host.app import Place, Views
+from streams.serving.served import Place, Served
 
 logger = logging.getLogger("esper.worker")
 PATIENCE = 3.0
@@ -33,7 +31,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Web:
     """Serves the views of ``app`` at its place."""
 
-    def __init__(self, app: Views) -> None:
+    def __init__(self, app: Served) -> None:
         self._app, self._place = app, app.place
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None

@@ -14,8 +14,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import NewTopic
 
 from esper.errors import LogError
+from esper.events.topics import PARTITIONS
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import PARTITIONS
 
 POINTER, KEY = "esper-views", "live"
 """The topic whose newest record names the live generation; also what names of groups and changelogs begin with."""

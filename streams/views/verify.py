@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.errors import LogError
+from esper.events.topics import ASSETS, RUNS
 from esper.log.exclusions import excluded
 from esper.log.ordering import once
-from esper.log.port import ASSETS, RUNS, Log
+from esper.log.port import Log
 from esper.tamiyo.run.view import RunView, run_of, same, unpacked
 from esper.urza.library import Library, fold
 from esper.urza.view import states

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from esper.log.port import RUNS, SIGNALS, Log
+from esper.events.topics import RUNS, SIGNALS
+from esper.log.port import Log
 from tests.adapters import ROOT
 from tests.copying import command, held, logs, records, urls, write
 from tests.histories import simulate

@@ -14,7 +14,7 @@ from tests.chaos.trainers import Zygote, assert_whole
 from tests.runlog import events, history
 
 pytestmark = pytest.mark.chaos
-RESTORE = "esper.tolaria.model.changes:Changes._restore_host"
+RESTORE = "esper.tolaria.changes:Changes._restore_host"
 
 
 def restorations(output: Path) -> list[dict[str, bool]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from esper.events.topics import RUNS
 from esper.log.kafka import open_kafka
 from esper.log.kafka.admin.topics import make_topics
 from esper.log.partitions import partition_of
-from esper.log.port import RUNS
 from tests.brokers import Brokers
 from tests.integration.command import runner
 from tests.training import Loop

@@ -131,9 +131,9 @@ def test_a_checkpoint_taken_while_replaying_leaves_what_follows_it_to_be_replaye
 ROLLBACK = {
     "before it is committed": before(APPEND, "RolledBack"),
     "after it is committed": after(APPEND, "RolledBack"),
-    "before it is applied again": before("esper.tolaria.model.changes:Changes._undo"),
+    "before it is applied again": before("esper.tolaria.changes:Changes._undo"),
     "half applied": after("esper.tolaria.model.seeds:Seeds.rebuild", nth=2),
-    "applied, without a checkpoint": after("esper.tolaria.model.changes:Changes._undo"),
+    "applied, without a checkpoint": after("esper.tolaria.changes:Changes._undo"),
     "its checkpoint written": after("esper.tolaria.checkpoint.store:Checkpoints.write"),
 }
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from esper.events.topics import ASSETS, RUNS
 from esper.log import open_log
-from esper.log.port import ASSETS, RUNS, Log
+from esper.log.port import Log
 from tests.adapters import child
 from tests.log_child import records
 

@@ -18,10 +18,10 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from esper.cli.main import main
+from esper.events.topics import PARTITIONS, RUNS
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from esper.log.port import PARTITIONS, RUNS
 from tests.integration.command import wait_until
 from tests.workers import Worker, await_exit, changelog, digests, empty_registry, made_run, write_run, write_run_on
 

@@ -15,9 +15,10 @@ from typing import Any
 from esper.artifacts import open_store
 from esper.errors import LogError
 from esper.events.runs import CheckpointCommitted, CheckpointRetired, RunResumed
+from esper.events.topics import RUNS
 from esper.integrity import check
 from esper.log import open_log
-from esper.log.port import RUNS, Position
+from esper.log.port import Position
 from tests.runlog import events, log_url
 
 PROGRAMS = Path(__file__).parents[1] / "programs"

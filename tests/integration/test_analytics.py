@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from esper.errors import AnalyticsError, UsageError
+from esper.events.topics import RUNS
 from esper.log import open_log
-from esper.log.port import RUNS
 from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.embedded.server import ask
 from tests.forging import forged, plant

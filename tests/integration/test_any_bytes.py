@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from esper.events.encoding.schemas import UNKNOWN, schema_of
 from esper.events.runs import BoundaryReached
+from esper.events.topics import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY, Record
+from esper.log.port import Record
 from tests.forging import plant
 from tests.integration.command import runner
 from tests.runlog import LOG_URL

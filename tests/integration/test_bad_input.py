@@ -32,8 +32,8 @@ from esper.events.runs import AlertRaised, DecisionMade, RunResumed, RunStarted
 from esper.log import open_log
 from esper.log.records import run_record
 from esper.log.sqlite.database import VERSION
-from esper.tamiyo.policies import registered
-from esper.tamiyo.policies.heuristic import Heuristic
+from esper.tamiyo.policy.policies import registered
+from esper.tamiyo.policy.policies.heuristic import Heuristic
 from esper.tolaria.model.environment import environment
 from tests.training import Loop, contents, events, examples, history, host, settings
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.kasmina import generators
+from esper.kasmina.effect import Effect
 from esper.kasmina.health import Probe
-from esper.kasmina.seed.effect import Effect
 from esper.kasmina.seed.isolation import gate_losses, isolated, isolated_gradients
 from esper.kasmina.seed.seed import LiveSeed
 from esper.kasmina.seed.stages import Stage

@@ -16,9 +16,9 @@ import pytest
 import esper
 from esper.artifacts import open_store
 from esper.errors import RunNotFound, SequenceGap
+from esper.events.topics import RUNS
 from esper.integrity import check
 from esper.log import open_log
-from esper.log.port import RUNS
 from tests.integration.command import Esper, runner
 from tests.runlog import history
 from tests.training import Loop, host

@@ -18,12 +18,13 @@ from esper.cli.main import main
 from esper.cli.operating.log import _commands
 from esper.cli.options import Place
 from esper.dev.jars import fetched
+from esper.events.topics import ASSETS, RUNS
 from esper.log import open_log
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
 from esper.log.kafka.admin.open_transactions import HANGING, OpenTransaction
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, RUNS, Position
+from esper.log.port import Position
 from tests.brokers import Brokers, JarBrokers
 from tests.copying import records
 from tests.histories import History

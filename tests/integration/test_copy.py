@@ -19,10 +19,11 @@ from esper.events.encoding.codec import _CLASSES
 from esper.events.ids import kernel_seed
 from esper.events.runs import Evidence
 from esper.events.signals import CommandIssued
+from esper.events.topics import ASSETS, RUNS, SIGNALS
 from esper.log import copy as copying
 from esper.log import open_log
 from esper.log.copy import copy_run
-from esper.log.port import ASSETS, RUNS, SIGNALS, Log, Position, Record
+from esper.log.port import Log, Position, Record
 from esper.log.records import asset_record, signal_record
 from tests.copying import command, held, logs, records, urls, write
 from tests.foreign import inject

@@ -14,10 +14,11 @@ from esper.errors import Quarantined
 from esper.events.deadletter import DeadLetterResolved
 from esper.events.encoding.codec import _CLASSES
 from esper.events.signals import CommandIssued
+from esper.events.topics import DEADLETTER, RUNS, SIGNALS
 from esper.log import open_log
 from esper.log.deadletter import ROOM, dead_letter_record, letters, sending_to
 from esper.log.ordering import in_order
-from esper.log.port import DEADLETTER, MAX_BYTES, RUNS, SIGNALS, Entry, Log, Position, Record
+from esper.log.port import MAX_BYTES, Entry, Log, Position, Record
 from esper.log.records import event_of, signal_record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState

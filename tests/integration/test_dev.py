@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from esper.dev import Cluster
 from esper.dev.jars import java, maven
 from esper.errors import EsperError
-from esper.log.port import PARTITIONS, RUNS, SIGNALS
+from esper.events.topics import PARTITIONS, RUNS, SIGNALS
 from tests.brokers import missing
 from tests.integration.command import Esper, runner
 

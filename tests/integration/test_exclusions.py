@@ -17,10 +17,11 @@ import pytest
 
 from esper.errors import CorruptArtifact, LogRefused
 from esper.events.runs import CheckpointCommitted, CheckpointRetired, RunResumed, RunStarted
+from esper.events.topics import EXCLUSIONS, RUNS
 from esper.log import open_log
 from esper.log.chain import chained, digest
 from esper.log.exclusions import exclusion_record, left_out, run_events
-from esper.log.port import EXCLUSIONS, RUNS, Entry, Log, Position
+from esper.log.port import Entry, Log, Position
 from esper.log.records import run_record
 from tests.forging import forged, plant
 from tests.integration.command import Esper, runner

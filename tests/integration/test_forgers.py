@@ -15,10 +15,11 @@ from esper.errors import RunUnusable, SequenceConflict
 from esper.events import Event
 from esper.events.ids import run_event_id
 from esper.events.runs import RunCompleted
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.chain import chained, first_link
 from esper.log.exclusions import excluded, run_events, untaken
-from esper.log.port import RUNS, Entry, Log, Position, Record
+from esper.log.port import Entry, Log, Position, Record
 from esper.log.records import run_record
 from esper.tamiyo.run.view import RunView
 from tests.forging import EPOCHS, KINDS, forged, is_foreign, plant

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from esper.errors import LogRefused
+from esper.events.topics import INDEX, RUNS
 from esper.log import open_log
 from esper.log.exclusions import run_events
 from esper.log.kafka.frames import head
-from esper.log.kafka.index import RUN_INDEX, RunIndex, index_bytes, index_schema
+from esper.log.kafka.index import RunIndex, index_bytes, index_schema
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from esper.log.port import RUNS
 from tests.forging import plant
 from tests.runlog import LOG_URL, history
 from tests.training import Loop
@@ -54,7 +54,7 @@ def test_an_epoch_that_no_writer_has_come_to_is_refused_before_anything_is_writt
         assert isinstance(log, KafkaLog)
         known = log.index.of("run")
         assert isinstance(known, RunIndex)
-        real, producer = log.writable(RUN_INDEX), log.cluster.producer(linger_ms=0)
+        real, producer = log.writable(INDEX), log.cluster.producer(linger_ms=0)
         value = head(log.registry.id_of(real, index_schema())) + index_bytes(replace(known, epoch=epoch))
         producer.produce(real, value, b"run", partition=partition_of("run"))
         assert producer.flush(30) == 0

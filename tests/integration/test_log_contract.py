@@ -12,11 +12,12 @@ from esper.errors import Fenced, SequenceConflict, SequenceGap, UsageError
 from esper.events.encoding.schemas import name_of, schema_from_json, schema_of
 from esper.events.runs import AlertRaised, BoundaryReached, RunResumed
 from esper.events.signals import CommandIssued
+from esper.events.topics import ASSETS, RUNS, SIGNALS
 from esper.log import open_log
 from esper.log.chain import chained, first_link
 from esper.log.ordering import in_order, once
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, RUNS, SIGNALS, Entry, Log, Position, Record
+from esper.log.port import Entry, Log, Position, Record
 from esper.log.records import run_record, signal_record
 from tests.adapters import child
 from tests.histories import ENVIRONMENT, History

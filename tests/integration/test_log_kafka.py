@@ -19,13 +19,14 @@ from confluent_kafka import Consumer, Producer
 from esper.errors import LogError, RecordTooLarge, UsageError
 from esper.events.encoding.schemas import UNKNOWN, schema_from_json, schema_named, schema_of
 from esper.events.runs import AlertRaised, BoundaryReached, CheckpointCommitted
+from esper.events.topics import ASSETS, INDEX, PARTITIONS, RUNS, SIGNALS
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
 from esper.log.kafka.frames import head
-from esper.log.kafka.index import RUN_INDEX, RunIndex, index_bytes
+from esper.log.kafka.index import RunIndex, index_bytes
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, MAX_BYTES, PARTITIONS, RUNS, SIGNALS, Record
+from esper.log.port import MAX_BYTES, Record
 from esper.log.records import run_record
 from tests.foreign import inject
 
@@ -190,8 +191,8 @@ def test_a_record_of_the_largest_size_passes_and_one_more_byte_is_refused_before
 
 
 def index(log: KafkaLog, run_id: str, entry: RunIndex) -> None:
-    framed = head(log.registry.id_of(log.address.named(RUN_INDEX), schema_named("esper.RunIndex"))) + index_bytes(entry)
-    inject(log.url, RUN_INDEX, run_id, framed)
+    framed = head(log.registry.id_of(log.address.named(INDEX), schema_named("esper.RunIndex"))) + index_bytes(entry)
+    inject(log.url, INDEX, run_id, framed)
 
 
 def test_the_index_has_the_runs_first_event_and_its_newest_checkpoint(log: KafkaLog) -> None:
@@ -266,7 +267,7 @@ def test_an_index_that_is_wrong_or_missing_changes_nothing(log: KafkaLog, wrong:
 def test_garbage_in_the_index_is_no_hint(log: KafkaLog) -> None:
     log.open_writer("run").append([event("run", 1, 1)])
     for garbage in (b"", b"garbage", head(987_654) + b"x"):
-        inject(log.url, RUN_INDEX, "run", garbage)
+        inject(log.url, INDEX, "run", garbage)
     with closing(open_kafka(log.url)) as fresh:
         assert len(list(fresh.read(RUNS, "run"))) == 1
         assert (fresh.open_writer("run").epoch, fresh.open_writer("run").epoch) == (2, 3)

@@ -19,6 +19,7 @@ from esper.connections import kafka_settings, registry_settings
 from esper.errors import Fenced, LogError, WriterLost
 from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
+from esper.events.topics import ASSETS, RUNS
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
 from esper.log.kafka.admin.open_transactions import HANGING, end_transaction, open_transactions
@@ -26,7 +27,7 @@ from esper.log.kafka.admin.topics import make_topics
 from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.writer import KafkaWriter
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, RUNS, Record
+from esper.log.port import Record
 from tests.brokers import Brokers
 
 SCHEMA = schema_of(AlertRaised)

@@ -20,17 +20,17 @@ from esper.errors import LogError, UsageError
 from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
 from esper.events.signals import CommandIssued
+from esper.events.topics import ANALYSED, ASSETS, DEADLETTER, PARTITIONS, ROLES, RUNS, SIGNALS, TOPICS
 from esper.log.chain import digest
 from esper.log.exclusions import excluded, exclusion_record
 from esper.log.kafka.address import Address
-from esper.log.kafka.admin.acls import ROLES
-from esper.log.kafka.admin.topics import TOPICS, make_topics
+from esper.log.kafka.admin.acls import RIGHTS
+from esper.log.kafka.admin.topics import make_topics
 from esper.log.kafka.clients import security
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import ASSETS, DEADLETTER, PARTITIONS, RUNS, SIGNALS, Record
+from esper.log.port import Record
 from esper.log.records import signal_record
 from esper.nissa.sink.shares import GROUP
-from esper.nissa.sink.sink import TOPICS as SINKS_TOPICS
 from tests.brokers import Brokers
 from tests.secured import PASSWORD, Secured, secured_broker
 from tests.workers import Worker, digests, made_run, records
@@ -113,9 +113,9 @@ def test_only_an_arbiter_takes_records_out_of_runs(log_of: Callable[..., KafkaLo
 
 
 def test_sinks_alone_share_the_log(log_of: Callable[..., KafkaLog]) -> None:
-    with log_of("sink").share(SINKS_TOPICS, f"{GROUP}-0123") as share:
+    with log_of("sink").share(ANALYSED, f"{GROUP}-0123") as share:
         until, taken = time.monotonic() + 30, 0
-        while taken < len(SINKS_TOPICS) * PARTITIONS:
+        while taken < len(ANALYSED) * PARTITIONS:
             assert time.monotonic() < until
             taken += sum(map(len, share.poll(1.0).taken.values()))
         assert share.sure()
@@ -292,10 +292,10 @@ def test_settings_that_are_none_are_one_line_without_a_secret(
 
 
 def test_every_topic_has_someone_who_may_read_it() -> None:
-    read = {right.name for rights in ROLES.values() for right in rights if "READ" in right.operations}
+    read = {right.name for rights in RIGHTS.values() for right in rights if "READ" in right.operations}
     assert TOPICS.keys() <= read
-    written = {right.name: role for role in ROLES for right in ROLES[role] if "WRITE" in right.operations}
-    assert [role for role in ROLES for right in ROLES[role] if right.name == RUNS and "WRITE" in right.operations] == [
+    written = {right.name: role for role in ROLES for right in RIGHTS[role] if "WRITE" in right.operations}
+    assert [role for role in ROLES for right in RIGHTS[role] if right.name == RUNS and "WRITE" in right.operations] == [
         "trainer"
     ]
     assert written[SIGNALS] != "trainer"

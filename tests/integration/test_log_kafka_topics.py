@@ -13,11 +13,12 @@ from esper.cli.main import main
 from esper.errors import LogError
 from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
+from esper.events.topics import INDEX, RUNS, SIGNALS, TOPICS
 from esper.log.kafka import open_kafka
 from esper.log.kafka.address import Address
-from esper.log.kafka.admin.topics import TOPICS, Registered, drift, make_topics, register_schemas
+from esper.log.kafka.admin.topics import Registered, configuration, drift, make_topics, register_schemas
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import RUNS, SIGNALS, Record
+from esper.log.port import Record
 
 SCHEMA = schema_of(AlertRaised)
 
@@ -55,9 +56,9 @@ def test_topics_init_makes_what_is_missing_and_says_what_differs(
 
 def test_the_topics_are_made_as_the_design_says(log: KafkaLog) -> None:
     described = (
-        TOPICS["esper.run-index"]["cleanup.policy"],
-        TOPICS[RUNS]["retention.ms"],
-        TOPICS[SIGNALS]["retention.ms"],
+        configuration(TOPICS[INDEX])["cleanup.policy"],
+        configuration(TOPICS[RUNS])["retention.ms"],
+        configuration(TOPICS[SIGNALS])["retention.ms"],
     )
     assert described == ("compact", "-1", str(90 * 24 * 3600 * 1000))
     assert drift(log) == []

@@ -14,10 +14,11 @@ import apsw
 import pytest
 
 from esper.errors import Fenced, LogError, SequenceConflict, SequenceGap, UsageError
+from esper.events.topics import ASSETS, RUNS, SIGNALS
 from esper.log import open_log
 from esper.log.headers import pack, unpack
 from esper.log.partitions import murmur2, partition_of
-from esper.log.port import ASSETS, RUNS, SIGNALS, Log
+from esper.log.port import Log
 from esper.log.sqlite.database import VERSION
 from esper.log.sqlite.log import SqliteLog
 from tests.adapters import ROOT

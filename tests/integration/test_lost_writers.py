@@ -14,8 +14,8 @@ import pytest
 from esper.errors import Fenced, Quarantined
 from esper.events.encoding.schemas import Schema
 from esper.events.runs import CommandAccepted, RunResumed, RunStarted
+from esper.events.topics import RUNS
 from esper.log import open_log
-from esper.log.port import RUNS
 from esper.log.records import run_record
 from esper.log.sqlite.log import SqliteLog
 from esper.log.sqlite.log import _schema_id as schema_id

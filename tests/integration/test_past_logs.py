@@ -17,9 +17,10 @@ from esper.cli.main import main
 from esper.events.encoding.codec import decode, to_json
 from esper.events.encoding.evolution import OTHERS, breaches, names, past
 from esper.events.encoding.schemas import Schema, schema_from_json
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.ordering import in_order
-from esper.log.port import RUNS, Record
+from esper.log.port import Record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
 

@@ -12,8 +12,9 @@ import pytest
 import esper
 from esper.errors import RunNotFound, UsageError
 from esper.events.runs import SeedTransitioned
+from esper.events.topics import RUNS
 from esper.log import open_log
-from esper.log.port import RUNS, Record
+from esper.log.port import Record
 from tests.integration.command import Esper, runner
 from tests.runlog import events, log_url
 from tests.training import Loop, settings

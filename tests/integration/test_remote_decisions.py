@@ -17,9 +17,10 @@ from esper.events import Event
 from esper.events.encoding.codec import to_json
 from esper.events.runs import BoundaryReached, DecisionMade, DecisionRejected, RunStarted, SeedTransitioned
 from esper.events.signals import DecisionProposed
+from esper.events.topics import PARTITIONS, RUNS, SIGNALS
 from esper.log import open_log
 from esper.log.ordering import in_order
-from esper.log.port import PARTITIONS, RUNS, SIGNALS, Record
+from esper.log.port import Record
 from esper.log.records import event_of, signal_record
 from esper.tamiyo.policy.remote import signal_of
 from esper.tamiyo.proof.verify import verify

@@ -19,16 +19,17 @@ from esper.cli.main import main
 from esper.errors import Quarantined
 from esper.events import RunContent
 from esper.events.runs import AlertRaised, BoundaryReached, CheckpointCommitted, RunPaused
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.deadletter import dead_letter_record
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import RUNS, Entry, Position
+from esper.log.port import Entry, Position
 from esper.log.records import run_record
 from esper.log.sqlite.log import SqliteLog
 from esper.tamiyo.run import snapshot
 from esper.tamiyo.run.snapshot import from_bytes, to_bytes
 from esper.tolaria.checkpoint.store import Checkpoints
-from esper.tolaria.journal.history import History, further, recent, whole
+from esper.tolaria.history import History, further, recent, whole
 from tests.faulty import Fault
 from tests.runlog import LOG_URL, history, log_url
 from tests.training import Loop, settings

@@ -24,13 +24,13 @@ from esper.events.runs import (
     RunStarted,
     SeedTransitioned,
 )
+from esper.events.topics import ASSETS
 from esper.log import open_log
 from esper.log.ordering import once
-from esper.log.port import ASSETS
 from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
-from esper.tolaria.checkpoint.digest import digest_tree
+from esper.tolaria.model.digest import digest_tree
 from tests.training import SETTINGS, Loop, contents, events, history, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,9 +13,10 @@ from typing import IO
 
 import pytest
 
+from esper.events.topics import PARTITIONS, SIGNALS, TELEMETRY
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import PARTITIONS, SIGNALS, TELEMETRY, Log, Share
+from esper.log.port import Log, Share
 from tests.adapters import ROOT
 from tests.brokers import Brokers, new_log
 from tests.share_child import applied

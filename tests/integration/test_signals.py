@@ -16,8 +16,8 @@ from esper.events import Envelope
 from esper.events.ids import signal_id
 from esper.events.runs import CommandAccepted, CommandRejected, RunCancelled, RunPaused, SeedTransitioned
 from esper.events.signals import CommandIssued
+from esper.events.topics import SIGNALS
 from esper.log import open_log
-from esper.log.port import SIGNALS
 from esper.log.records import record_of, signal_record
 from esper.tamiyo.proof.verify import verify
 from tests.adapters import ROOT
@@ -93,7 +93,7 @@ def test_a_stop_that_was_accepted_holds_even_if_the_trainer_dies_with_it(
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esper.tolaria.model.changes.Changes.apply", die)
+    monkeypatch.setattr("esper.tolaria.changes.Changes.apply", die)
     loop = Loop(tmp_path, epochs=3)
     loop.begin()
     with pytest.raises(KeyboardInterrupt):

@@ -11,8 +11,9 @@ import pytest
 from esper.errors import AnalyticsError
 from esper.events.encoding.schemas import schema_of
 from esper.events.telemetry import StepsMeasured
+from esper.events.topics import TELEMETRY
 from esper.log import open_log
-from esper.log.port import TELEMETRY, Log, Record
+from esper.log.port import Log, Record
 from esper.log.records import telemetry_record
 from esper.nissa.clickhouse.warehouse import connect
 from esper.nissa.sink.audit import audit

@@ -21,13 +21,14 @@ from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 
 from esper.errors import AnalyticsError, LogError
+from esper.events.topics import ANALYSED, PARTITIONS, RUNS, TELEMETRY
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import PARTITIONS, RUNS, TELEMETRY, Change, Log
+from esper.log.port import Change, Log
 from esper.nissa.clickhouse.warehouse import connect
 from esper.nissa.sink.audit import audit
 from esper.nissa.sink.shares import Shared, group_of, guarded, whole
-from esper.nissa.sink.sink import TOPICS, Sink
+from esper.nissa.sink.sink import Sink
 from esper.nissa.tables.migrate import migrate
 from tests.adapters import ROOT
 from tests.integration.command import spawn, wait_until
@@ -72,7 +73,7 @@ class Telling:
                 story.measure(1, "loss", {self._step: 1.0, self._step + 1: 2.0})
 
     def records(self) -> int:
-        return sum(1 for topic in TOPICS for _ in self.log.since(topic, {}))
+        return sum(1 for topic in ANALYSED for _ in self.log.since(topic, {}))
 
 
 class Watched:
@@ -138,7 +139,7 @@ def test_what_a_sink_filled_that_is_gone_another_fills_within_half_a_minute(
         watched.has_all(telling)
         other = spawn(tmp_path / "other", "sink", "--log", kafka.url, "--json")
         stack.callback(other.kill)
-        half = len(TOPICS) * PARTITIONS // 2
+        half = len(ANALYSED) * PARTITIONS // 2
         wait_until(lambda: watched.shares() == [half, half], "two halves")
         telling.more(6)
         one.send_signal(how)  # it has something to do
@@ -176,7 +177,7 @@ class ToldShare:
     with how often it was before."""
 
     def __init__(self, asked: Callable[[int], bool] = lambda _: True) -> None:
-        self.changes = [Change({topic: frozenset(range(PARTITIONS)) for topic in TOPICS}, {})]
+        self.changes = [Change({topic: frozenset(range(PARTITIONS)) for topic in ANALYSED}, {})]
         self._asked, self.times = asked, 0
 
     def __enter__(self) -> Self:
@@ -257,7 +258,7 @@ def test_who_needs_the_whole_database_waits_for_its_sinks_and_says_so(
     log = open_log(f"sqlite:///{tmp_path / 'log.db'}")
     monkeypatch.setattr("esper.nissa.sink.shares.PATIENCE", 1.0)
     monkeypatch.setattr("esper.nissa.sink.shares.LOOK", 0.1)
-    with log.share(TOPICS, group_of(database.client)) as share:
+    with log.share(ANALYSED, group_of(database.client)) as share:
         assert share.poll()
         with pytest.raises(AnalyticsError, match="end that first"), whole(database.client, log):
             pass

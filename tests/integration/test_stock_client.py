@@ -23,10 +23,10 @@ from esper.events import Envelope
 from esper.events.encoding.codec import to_json
 from esper.events.runs import BoundaryReached, CommandAccepted, CommandRejected, RunPaused
 from esper.events.signals import CommandIssued
+from esper.events.topics import ASSETS, RUNS, SIGNALS
 from esper.log import open_log
 from esper.log.kafka.address import Address
 from esper.log.ordering import in_order
-from esper.log.port import ASSETS, RUNS, SIGNALS
 from esper.log.records import event_of, record_of
 from tests.integration.command import spawn, wait_until
 from tests.training import Loop, contents

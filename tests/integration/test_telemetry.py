@@ -10,8 +10,9 @@ import pytest
 
 from esper.errors import LogError
 from esper.events.telemetry import StepsMeasured
+from esper.events.topics import TELEMETRY
 from esper.log import open_log
-from esper.log.port import TELEMETRY, Position, Record
+from esper.log.port import Position, Record
 from esper.log.records import event_of
 from esper.log.sqlite.log import SqliteLog
 from esper.nissa.sink.sink import Sink

@@ -16,9 +16,9 @@ from esper.cli.main import main
 from esper.errors import DataUnavailable
 from esper.events import Event, assets, runs
 from esper.events.ids import kernel_seed
+from esper.events.topics import ASSETS
 from esper.log import open_log
 from esper.log.ordering import once
-from esper.log.port import ASSETS
 from esper.settings import log_url
 from esper.tamiyo.proof.verify import verify
 from esper.tasks.fashion_mnist import folder

@@ -15,10 +15,10 @@ from esper.errors import LogError, LogRefused
 from esper.events.encoding.schemas import schema_from_json
 from esper.events.runs import CommandAccepted, CommandRejected
 from esper.events.signals import CommandIssued
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.registry import subject_of
-from esper.log.port import RUNS
 from esper.log.records import signal_record
 from tests.integration.command import runner
 from tests.integration.test_signals import at

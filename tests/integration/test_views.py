@@ -14,11 +14,11 @@ import pytest
 from esper.cli.main import main
 from esper.events import signals
 from esper.events.encoding.schemas import schema_from_json, schema_of
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.chain import chained, digest, first_link
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from esper.log.port import RUNS
 from esper.log.records import asset_record, signal_record
 from esper.tamiyo.run.view import LARGEST
 from esper.urza import register

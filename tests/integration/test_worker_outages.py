@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from esper.cli.main import main
-from streams.host import app
+from streams import app
 from tests.brokers import Brokers, new_log
 from tests.integration.command import wait_until
 from tests.workers import Worker, free_port, made_run, write_run

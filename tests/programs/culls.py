@@ -24,7 +24,7 @@ from esper.kasmina.seed.stages import Stage
 from esper.tamiyo.rules import script
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.answers import Answers
-from esper.tolaria.checkpoint.digest import digest_tree
+from esper.tolaria.model.digest import digest_tree
 from esper.tolaria.model.seeds import Seeds
 from esper.tolaria.trainer import Trainer
 

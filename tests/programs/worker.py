@@ -12,8 +12,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from esper.cli.main import main
+from streams import app
 from streams.agents import runs
-from streams.host import app, safe, tables
+from streams.host import safe, tables
 from streams.views import generations
 
 

@@ -15,9 +15,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from esper.errors import Fenced, SequenceConflict, SequenceGap
 from esper.events.encoding.schemas import schema_of
 from esper.events.runs import AlertRaised
+from esper.events.topics import ASSETS, PARTITIONS, RUNS, SIGNALS
 from esper.log import open_log
 from esper.log.partitions import partition_of
-from esper.log.port import ASSETS, PARTITIONS, RUNS, SIGNALS, Log, Position, Record, Writer
+from esper.log.port import Log, Position, Record, Writer
 
 SCHEMA = schema_of(AlertRaised)
 KEYS = st.sampled_from(["run", "run-2", "Ω/läuft", "nul\0key"])

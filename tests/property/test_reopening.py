@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from esper.events import Event
 from esper.events.runs import RunResumed, RunStarted
+from esper.events.topics import RUNS
 from esper.log.ordering import in_order
-from esper.log.port import RUNS
 from esper.settings import LogSettings
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState

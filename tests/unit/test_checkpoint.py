@@ -17,9 +17,9 @@ from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, EsperError
 from esper.tamiyo.run.snapshot import Folded
 from esper.tamiyo.run.state import RunState
-from esper.tolaria.checkpoint.digest import digest_tree
 from esper.tolaria.checkpoint.store import Checkpoints, Snapshot, snapshot
 from esper.tolaria.checkpoint.writer import CheckpointWriter
+from esper.tolaria.model.digest import digest_tree
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from esper.errors import DataMismatch, Unsupported
 from esper.kasmina import generators
-from esper.tolaria.checkpoint.tree import flatten, unflatten
 from esper.tolaria.model.cursor import Cursor
+from esper.tolaria.model.tree import flatten, unflatten
 
 DATA = TensorDataset(torch.arange(20.0))
 

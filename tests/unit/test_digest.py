@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from esper.tolaria.checkpoint.digest import (
+from esper.tolaria.model.digest import (
     ALGORITHMS,
     batch_digest,
     digest_of,

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from esper.errors import AnalyticsError, LogError
+from esper.events.topics import ANALYSED
 from esper.nissa.sink import process as following
 from esper.nissa.sink.process import OPEN_AFTER, Progress, follow
-from esper.nissa.sink.sink import TOPICS
 
 
 class Faulty:
     """A sink whose calls fail as ``faults`` says: each is called with the name, and raises or does not."""
 
     def __init__(self, *faults: Callable[[str], None]) -> None:
-        self.places: dict[str, dict[int, int]] = {topic: {} for topic in TOPICS}
+        self.places: dict[str, dict[int, int]] = {topic: {} for topic in ANALYSED}
         self.calls: list[str] = []
         self.stop = threading.Event()
         self._faults = list(faults)
@@ -32,7 +32,7 @@ class Faulty:
             self.stop.set()
 
     def begin(self, topic: str, partitions: Collection[int]) -> None:
-        if topic == TOPICS[0]:
+        if topic == ANALYSED[0]:
             self._called("begin")
         self.places[topic] |= dict.fromkeys(partitions, -1)
 

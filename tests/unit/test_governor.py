@@ -12,7 +12,7 @@ from torch import nn
 
 from esper.errors import TrainingFailed
 from esper.events.runs import AlertRaised, BoundaryReached, RolledBack, RunFailed, SeedTransitioned
-from esper.tolaria.checkpoint.digest import digest_tree
+from esper.tolaria.model.digest import digest_tree
 from tests.training import Loop, contents, history, settings, shuffled, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")

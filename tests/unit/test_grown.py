@@ -18,9 +18,9 @@ from torch import Tensor, nn
 import esper
 from esper.errors import EsperError, ModelMismatch, UsageError
 from esper.events.encoding.codec import canonical_json
-from esper.kasmina.seed.effect import Effect, attach
+from esper.kasmina.effect import Effect, attach
 from esper.kasmina.seed.seed import holds_seeds
-from esper.kasmina.seed.span import Span
+from esper.kasmina.span import Span
 from esper.tezzeret.grown import _within, join
 from esper.tezzeret.module import Placed
 from tests.growing import grow

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from esper.kasmina.health import Probe, activation_statistics, dormant_share
 from esper.kasmina.kinds import KINDS
-from esper.kasmina.seed.span import Span
 from esper.kasmina.sites import Site
+from esper.kasmina.span import Span
 
 
 def site(name: str, module: nn.Module, reason: str | None = None) -> Site:

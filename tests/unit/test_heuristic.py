@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from esper.events import runs
-from esper.tamiyo.policies.heuristic import Heuristic
 from esper.tamiyo.policy.observation import digest, observe
 from esper.tamiyo.policy.observation_v1 import Observation
+from esper.tamiyo.policy.policies.heuristic import Heuristic
 from esper.tamiyo.policy.policy import Decision, drawn, propensities
 from esper.tamiyo.policy.random import uniform
 from esper.tamiyo.run.anomaly import alarm

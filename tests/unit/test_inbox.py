@@ -13,7 +13,8 @@ import pytest
 
 from esper.errors import LogError
 from esper.events.signals import CommandIssued
-from esper.log.port import SIGNALS, Entry, Position
+from esper.events.topics import SIGNALS
+from esper.log.port import Entry, Position
 from esper.log.records import signal_record
 from esper.log.sqlite.log import SqliteLog, insert
 from esper.tolaria.journal import inbox as inbox_module

@@ -14,10 +14,11 @@ import pytest
 from esper.errors import Fenced, LogError, SequenceGap
 from esper.events.encoding.codec import decode
 from esper.events.runs import AlertRaised
+from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.chain import digest, first_link
 from esper.log.ordering import in_order
-from esper.log.port import RUNS, Log, Position, Record
+from esper.log.port import Log, Position, Record
 from esper.settings import LogSettings
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.journal.journal import Journal

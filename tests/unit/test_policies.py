@@ -15,11 +15,11 @@ import pytest
 from esper.errors import UsageError
 from esper.events import Event, runs
 from esper.settings import settings_from_json
-from esper.tamiyo.policies import known, newest, registered
-from esper.tamiyo.policies.heuristic import Heuristic
 from esper.tamiyo.policy.observation import OBSERVATIONS, digest, observe
 from esper.tamiyo.policy.observation_v1 import Candidate, Observation, Option, Record
 from esper.tamiyo.policy.observation_v1 import observe as observe_1
+from esper.tamiyo.policy.policies import known, newest, registered
+from esper.tamiyo.policy.policies.heuristic import Heuristic
 from esper.tamiyo.policy.policy import Decision, Policy
 from esper.tamiyo.policy.remote import proposals
 from esper.tamiyo.proof.verify import verify
@@ -70,7 +70,10 @@ def test_a_policy_decides_the_same_on_the_same_observation(policy: Policy) -> No
 
 
 def test_policies_import_no_torch() -> None:
-    code = "import sys; from esper.tamiyo.policies import registered; registered(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from esper.tamiyo.policy.policies import registered; registered(); "
+        "sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
 
 
@@ -267,7 +270,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
     def installed(entry: str, code: str) -> None:
         (tmp_path / "oracles.py").write_text(
-            "from esper.tamiyo.policies.heuristic import Heuristic\n"
+            "from esper.tamiyo.policy.policies.heuristic import Heuristic\n"
             f"class Oracle(Heuristic):\n    name = 'oracle'\n{code}\n"
         )
         about = tmp_path / "oracles-1.dist-info"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from esper.events import Event
 from esper.events.telemetry import StepsMeasured
+from esper.events.topics import TELEMETRY
 from esper.log import open_log
-from esper.log.port import TELEMETRY
 from esper.log.records import event_of
 
 PROGRAM = """

@@ -19,9 +19,10 @@ from esper.events.assets import KernelRequested
 from esper.events.encoding.codec import decode
 from esper.events.ids import run_event_id, signal_id
 from esper.events.runs import AlertRaised, CheckpointCommitted, RunCompleted, RunPaused, RunResumed
+from esper.events.topics import RUNS
 from esper.log.chain import Mark
 from esper.log.ordering import LEAP, Order, in_order
-from esper.log.port import RUNS, Record
+from esper.log.port import Record
 from esper.log.records import asset_record, run_record
 from esper.log.sqlite.log import SqliteLog
 from esper.settings import LogSettings

@@ -9,8 +9,8 @@ import torch
 
 from esper.errors import DataMismatch, ReplayDivergence
 from esper.events.runs import BoundaryReached, RolledBack, RunResumed, SeedTransitioned
-from esper.tolaria.checkpoint.digest import StateDigest, digest_tree
 from esper.tolaria.journal.replay import Replay
+from esper.tolaria.model.digest import StateDigest, digest_tree
 from tests.histories import ENVIRONMENT, History
 
 

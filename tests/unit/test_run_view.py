@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import pytest
 
 from esper.events import Event, runs
-from esper.log.port import RUNS, Entry, Position
+from esper.events.topics import RUNS
+from esper.log.port import Entry, Position
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import MEASUREMENTS, RunState
 from esper.tamiyo.run.view import LARGEST, LIKELIEST, RunView, packed, same, short, unpacked

@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from esper.errors import Unsupported
 from esper.kasmina import generators
-from esper.kasmina.seed.effect import Effect, attach
+from esper.kasmina.effect import Effect, attach
 from esper.kasmina.seed.isolation import gate_losses, isolated_gradients
 from esper.kasmina.seed.seed import LiveSeed, holds_seeds, strip
-from esper.kasmina.seed.span import Span
 from esper.kasmina.sites import Site
+from esper.kasmina.span import Span
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

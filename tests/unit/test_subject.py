@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler as schedulers
 
 from esper.errors import ModelMismatch, Unsupported
-from esper.tolaria.checkpoint.digest import digest_tree
-from esper.tolaria.checkpoint.tree import flatten, unflatten
+from esper.tolaria.model.digest import digest_tree
 from esper.tolaria.model.host import check_like, describe, load_tensors
 from esper.tolaria.model.subject import Pulse, Subject
+from esper.tolaria.model.tree import flatten, unflatten
 from tests.training import loss
 
 Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esper.errors import CorruptArtifact, Unsupported
-from esper.tolaria.checkpoint.tree import flatten, unflatten
+from esper.tolaria.model.tree import flatten, unflatten
 
 
 def through_json(tree: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 from esper.errors import RunUnusable
 from esper.events import Event, runs
-from esper.tamiyo.policies import newest
+from esper.tamiyo.policy.policies import newest
 from esper.tamiyo.proof.verify import Report, different, verify
 from esper.tamiyo.rules import checkpoints, decider, script
 from tests.histories import ENVIRONMENT, RUN, History, changed, find, health, later, simulate, table, without

@@ -53,7 +53,7 @@ def test_what_the_clients_log_is_for_debugging(
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     brokers.quieten()
     with caplog.at_level(logging.DEBUG, "esper.worker"):
-        for name in ("aiokafka", "aiokafka.consumer.fetcher", "faust.app.base", "mode.threads", "streams.host.app"):
+        for name in ("aiokafka", "aiokafka.consumer.fetcher", "faust.app.base", "mode.threads", "streams.app"):
             logging.getLogger(name).error("it went %s", "wrong")
     told = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
     assert told[:2] == [

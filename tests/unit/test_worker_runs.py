@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from esper.log.port import RUNS, Entry, Position
+from esper.events.topics import RUNS
+from esper.log.port import Entry, Position
 from esper.tamiyo.run.view import packed
 from streams.agents import runs
 from tests.workers import made_run, records

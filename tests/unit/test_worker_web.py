@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from streams.host.app import Place
+from streams.serving.served import Place
 from streams.serving.web import Web
 from tests.broken_http import BROKEN, send
 from tests.workers import free_port

@@ -14,6 +14,7 @@ import click
 
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
+from esper.events.topics import ANALYSED
 from esper.log import open_log
 from esper.log.exclusions import untaken
 from esper.log.port import Log, Position, Share
@@ -26,7 +27,7 @@ from esper.nissa.prometheus import serving as serving_metrics
 from esper.nissa.sink.losses import Loss, losses
 from esper.nissa.sink.process import Progress, follow, lag
 from esper.nissa.sink.shares import group_of, guarded, whole
-from esper.nissa.sink.sink import TOPICS, Sink
+from esper.nissa.sink.sink import Sink
 from esper.nissa.tables.migrate import drop, migrate
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
             questions = stack.enter_context(closing(Questions(url)))
             stack.enter_context(serving(where, questions.answer, questions.cancel))
         else:
-            share = stack.enter_context(log.share(TOPICS, group_of(client)))
+            share = stack.enter_context(log.share(ANALYSED, group_of(client)))
         filling = Sink(guarded(client, share) if share else client, log, url)
         stack.enter_context(serving_metrics(address, lambda: of_sink(progress, lag(filling, log))))
         click.echo(f"sink: {place.log} into {url}; Ctrl-C ends it", err=True)

@@ -17,10 +17,11 @@ from esper.cli.output import print_json, print_table
 from esper.cli.runs.reading import existing_log, state_of
 from esper.errors import DecodeError, Disordered, EsperError, LogError, RunUnusable, UsageError
 from esper.events import Event
+from esper.events.topics import RUNS, SIGNALS
 from esper.log.chain import digest
 from esper.log.deadletter import Letter, letters, resolved_record
 from esper.log.exclusions import excluded, exclusion_record, exclusions, order_of, run_events
-from esper.log.port import RUNS, SIGNALS, Entry, Log, Position
+from esper.log.port import Entry, Log, Position
 from esper.log.records import event_of
 from esper.tamiyo.proof import verify as check
 

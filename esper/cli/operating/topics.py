@@ -1,9 +1,9 @@
-"""``esper topics init``: for those who run a log on Kafka. Imports no torch."""
+"""``esper topics``: what topics a log has, and making them on Kafka. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,16 +11,45 @@ from esper.cli.options import Place, common
 from esper.cli.output import print_json
 from esper.cli.runs.reading import kafka_log
 from esper.errors import UsageError
+from esper.events.encoding.schemas import name_of
+from esper.events.topics import PARTITIONS, ROLES, TOPICS, Topic
 
 if TYPE_CHECKING:
     from esper.log.kafka.admin.topics import Registered
 
-ROLES = ("trainer", "worker", "sink", "operator", "arbiter")
-
 
 @click.group()
 def topics() -> None:
-    """The topics of a log on Kafka."""
+    """The topics of a log."""
+
+
+@topics.command("list")
+@common
+def list_(place: Place) -> None:
+    """Show what there is to know of each topic: what it holds, under which key, for how long, who may do what with it,
+    and what is made of it."""
+    if place.json:
+        print_json([_row(topic) for topic in TOPICS.values()])
+        return
+    for topic in TOPICS.values():
+        row = _row(topic)
+        click.echo(row.pop("name"))
+        for name, value in row.items():
+            if value:
+                click.echo(f"  {name:<10}  {value if isinstance(value, str) else ', '.join(value)}")
+
+
+def _row(topic: Topic) -> dict[str, Any]:
+    return {
+        "name": topic.name,
+        "holds": topic.holds,
+        "key": f"{topic.key}; {PARTITIONS} partitions",
+        "kept": "the newest of each key" if topic.compacted else f"{topic.days} days" if topic.days else "for ever",
+        "events": [name_of(content).rpartition(".")[2] for content in topic.contents],
+        "rights": [f"{role} {'/'.join(operations).lower()}" for role, operations in topic.rights.items()],
+        "view": topic.view,
+        "tables": list(topic.tables),
+    }
 
 
 @topics.command()

@@ -11,9 +11,10 @@ from esper.cli.output import print_json
 from esper.cli.runs.reading import history, log_with
 from esper.events import Event
 from esper.events.encoding.codec import jsonable
+from esper.events.topics import ASSETS, RUNS
 from esper.log.exclusions import Passed, noting, order_of
 from esper.log.ordering import once
-from esper.log.port import ASSETS, RUNS, Entry, Position
+from esper.log.port import Entry, Position
 from esper.tamiyo.proof import verify as check
 from esper.tamiyo.proof.why import explain, render
 

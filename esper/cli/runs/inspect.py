@@ -19,8 +19,9 @@ from esper.events import Event, RunContent
 from esper.events import runs as contents
 from esper.events.encoding.codec import to_json
 from esper.events.encoding.schemas import name_of
+from esper.events.topics import RUNS
 from esper.log.exclusions import Passed, noting, order_of, run_events
-from esper.log.port import RUNS, Entry, Log
+from esper.log.port import Entry, Log
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
 

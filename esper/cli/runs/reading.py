@@ -11,8 +11,9 @@ from esper.client.reading import state_at as state_of_events
 from esper.errors import UsageError
 from esper.events.encoding.schemas import name_of
 from esper.events.runs import RunCancelled, RunCompleted, RunFailed
+from esper.events.topics import RUNS
 from esper.log import open_log
-from esper.log.port import RUNS, Log
+from esper.log.port import Log
 from esper.tamiyo.run.state import RunState
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from esper.cli.runs.reading import log_with
 from esper.errors import UsageError
 from esper.events import Event
 from esper.events.runs import BoundaryReached
+from esper.events.topics import RUNS
 from esper.log.exclusions import order_of
-from esper.log.port import RUNS
 from esper.tamiyo.advice.outlook import outlook
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import ENDED, RunState

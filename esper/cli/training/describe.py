@@ -19,9 +19,10 @@ from esper.cli.training.control import issued, send
 from esper.errors import Fenced
 from esper.events import RunContent
 from esper.events.signals import CommandIssued
+from esper.events.topics import RUNS, SIGNALS
 from esper.log.chain import chained
 from esper.log.exclusions import order_of
-from esper.log.port import RUNS, SIGNALS, Log
+from esper.log.port import Log
 from esper.log.records import event_of, run_record
 from esper.tamiyo.rules import decider, script
 from esper.tamiyo.run import about

@@ -21,7 +21,7 @@ from esper.events.encoding.codec import canonical_json
 from esper.kasmina.seed.stages import Stage
 from esper.nissa.prometheus import serving
 from esper.settings import settings_from
-from esper.tamiyo.policies import newest
+from esper.tamiyo.policy.policies import newest
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
 from esper.tasks import TASKS, load_task

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina import generators
+from esper.kasmina.effect import Effect, attach
 from esper.kasmina.gate import evaluate
 from esper.kasmina.losses import Loss, per_example
-from esper.kasmina.seed.effect import Effect, attach
-from esper.kasmina.seed.span import Span
+from esper.kasmina.span import Span
 from esper.kasmina.trace import without_trace
 
 __all__ = ["gate_losses", "isolated", "isolated_gradients", "without_trace"]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from esper.kasmina.seed.effect import Effect, attach, full, is_ours, kernels_of
+from esper.kasmina.effect import Effect, attach, full, is_ours, kernels_of
 from esper.kasmina.seed.optimizers import group_of, make_like, sync
-from esper.kasmina.seed.span import Span
 from esper.kasmina.seed.stages import Stage
 from esper.kasmina.sites import SEED_PREFIX, Site
+from esper.kasmina.span import Span
 
 __all__ = ["SEED_PREFIX", "LiveSeed", "clip"]
 

@@ -16,8 +16,9 @@ from confluent_kafka.admin import AdminClient
 
 from esper.connections import KafkaSettings
 from esper.errors import LogError, LogRefused, UsageError
+from esper.events.topics import RUNS
 from esper.log.kafka.address import READERS, Address
-from esper.log.port import MAX_BYTES, RUNS
+from esper.log.port import MAX_BYTES
 
 CONNECTING = 5.0
 """Seconds that brokers have to answer at first; the error is out within ten."""

@@ -10,12 +10,11 @@ from fastavro import schemaless_reader, schemaless_writer
 
 from esper.errors import DecodeError
 from esper.events.encoding.schemas import Schema, schema_named
+from esper.events.topics import INDEX
 from esper.log.kafka.frames import LENGTH, schema_id
 from esper.log.kafka.reader import Message, Reader
 from esper.log.kafka.registry import Registry
 from esper.log.partitions import partition_of
-
-RUN_INDEX = "esper.run-index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +51,13 @@ class Index:
         partition = partition_of(run_id)
         with self._lock:
             if settled:
-                end = self._reader.settled_end(RUN_INDEX, partition)
+                end = self._reader.settled_end(INDEX, partition)
             else:
-                end = self._reader.ends(RUN_INDEX, [partition])[partition]
+                end = self._reader.ends(INDEX, [partition])[partition]
             part = self._parts.setdefault(partition, _Part())
             if end < part.end:  # the topic was made anew
                 part = self._parts[partition] = _Part()
-            for message in self._reader.messages(RUN_INDEX, partition, part.end, end):
+            for message in self._reader.messages(INDEX, partition, part.end, end):
                 self._take(part, message)
             part.end = max(part.end, end)
             return part.runs.get(run_id)

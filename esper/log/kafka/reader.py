@@ -16,11 +16,12 @@ from confluent_kafka.admin import OffsetSpec
 from esper.errors import DecodeError, LogError
 from esper.events.encoding.codec import maker
 from esper.events.encoding.schemas import UNKNOWN, Schema
+from esper.events.topics import RUNS
 from esper.log.headers import Headers
 from esper.log.kafka.clients import ANSWER, Cluster, keep
 from esper.log.kafka.frames import LENGTH, schema_id
 from esper.log.kafka.registry import Registry
-from esper.log.port import RUNS, Entry, Position, Record, utc
+from esper.log.port import Entry, Position, Record, utc
 
 Message: TypeAlias = Any
 """The client's message; its stubs make every part of it optional."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from esper.log.kafka.clients import ANSWER, keep
+from esper.log.kafka.connection import KafkaConnection
 from esper.log.port import Change
-
-if TYPE_CHECKING:
-    from esper.log.kafka.log import KafkaLog
 
 SESSION = 15.0
 """Seconds without a sign of life after which a member counts as dead."""
@@ -57,7 +55,7 @@ class GroupShare:
     process has just been waked, ``sure`` learns from the coordinator.
     """
 
-    def __init__(self, log: KafkaLog, topics: Sequence[str], group: str) -> None:
+    def __init__(self, log: KafkaConnection, topics: Sequence[str], group: str) -> None:
         self._log, self._group = log, log.address.named(group)
         self._topics = {log.address.named(topic): topic for topic in topics}
         self._consumer: Consumer | None = None

@@ -6,22 +6,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from esper.errors import Fenced, LogError, WriterLost
+from esper.events.topics import INDEX, RUNS
 from esper.log.checks import check_sizes, following
+from esper.log.kafka.connection import KafkaConnection
 from esper.log.kafka.frames import head
-from esper.log.kafka.index import RUN_INDEX, RunIndex, index_schema
+from esper.log.kafka.index import RunIndex, index_schema
 from esper.log.kafka.reader import EPOCH, SEQUENCE
 from esper.log.kafka.transactions import Message, OutOfStep, ProducerLost, Transactions
-from esper.log.port import RUNS, Position, Record
+from esper.log.port import Position, Record
 from esper.system.backoff import Backoff
 
-if TYPE_CHECKING:
-    from esper.log.kafka.log import KafkaLog
-
-PATIENCE = 120.0
-"""Seconds that one append waits for brokers that do not answer."""
 GRACE = 2.0
 """Seconds in which whoever fenced us must have claimed its epoch."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.4, 0.65
@@ -34,7 +30,7 @@ class KafkaWriter:
 
     def __init__(
         self,
-        log: KafkaLog,
+        log: KafkaConnection,
         transactions: Transactions,
         claim: RunIndex,
         run_id: str,
@@ -158,15 +154,15 @@ def _indexed(record: Record) -> bool:
     return record.topic == RUNS and (record.sequence == 1 or record.schema.name == CHECKPOINT)
 
 
-def open_writer(log: KafkaLog, run_id: str, copied: int | None = None) -> KafkaWriter:
+def open_writer(log: KafkaConnection, run_id: str, copied: int | None = None) -> KafkaWriter:
     """Fence the writers before and claim the next epoch.
 
     The claim comes before the run is read: whoever was fenced looks for it to know why.
     """
     deadline = time.monotonic() + log.patience
-    for topic in (RUNS, RUN_INDEX):
+    for topic in (RUNS, INDEX):
         log.writable(topic)
-    log.registry.id_of(log.address.named(RUN_INDEX), index_schema())
+    log.registry.id_of(log.address.named(INDEX), index_schema())
     name = log.address.transactional_id(run_id)
     try:
         transactions = Transactions(log.cluster, name, log.transaction_timeout, deadline)
@@ -179,7 +175,9 @@ def open_writer(log: KafkaLog, run_id: str, copied: int | None = None) -> KafkaW
         raise
 
 
-def _opened(log: KafkaLog, run_id: str, transactions: Transactions, copied: int | None, deadline: float) -> KafkaWriter:
+def _opened(
+    log: KafkaConnection, run_id: str, transactions: Transactions, copied: int | None, deadline: float
+) -> KafkaWriter:
     known = log.index.of(run_id, settled=True) or RunIndex(0, "")
     claim = replace(known, epoch=max(known.epoch, copied or 0) + 1, writer=log.token)
     try:
@@ -196,13 +194,15 @@ def _opened(log: KafkaLog, run_id: str, transactions: Transactions, copied: int 
     return KafkaWriter(log, transactions, claim, run_id, found.sequence, copied)
 
 
-def _commit_claim(log: KafkaLog, transactions: Transactions, run_id: str, claim: RunIndex, deadline: float) -> None:
+def _commit_claim(
+    log: KafkaConnection, transactions: Transactions, run_id: str, claim: RunIndex, deadline: float
+) -> None:
     transactions.begin()
     transactions.write([log.index_message(run_id, claim)], deadline)
     transactions.commit(deadline)
 
 
-def _rival(log: KafkaLog, run_id: str, claim: RunIndex, transactions: Transactions) -> int | None:
+def _rival(log: KafkaConnection, run_id: str, claim: RunIndex, transactions: Transactions) -> int | None:
     """The epoch of whoever fenced the writer with this claim; None if nobody shows up soon."""
     deadline = None
     while not transactions.closing:

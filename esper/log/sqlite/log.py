@@ -25,10 +25,11 @@ from esper.errors import DecodeError, Fenced, LogError, SequenceConflict, Sequen
 from esper.events.encoding.codec import maker
 from esper.events.encoding.schemas import UNKNOWN, Schema, name_of, schema_from_json
 from esper.events.runs import CheckpointCommitted
+from esper.events.topics import RUNS, SIGNALS
 from esper.log.checks import check_signal, check_sizes, following, start_offset
 from esper.log.headers import pack, unpack
 from esper.log.partitions import partition_of
-from esper.log.port import RUNS, SIGNALS, Counted, Entry, Position, Record, utc
+from esper.log.port import Counted, Entry, Position, Record, utc
 from esper.log.sqlite.checksums import checksum, checksum_of_schema
 from esper.log.sqlite.database import Database
 from esper.log.sqlite.share import LockedShare

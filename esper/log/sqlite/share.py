@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from esper.errors import LogError
-from esper.log.port import PARTITIONS, Change
+from esper.events.topics import PARTITIONS
+from esper.log.port import Change
 from esper.system.locks import locked
 from esper.system.private import make_folder, open_file
 

@@ -19,10 +19,11 @@ import numpy as np
 
 from esper.errors import DecodeError
 from esper.events.telemetry import StepsMeasured
+from esper.events.topics import ANALYSED, RUNS, TELEMETRY
 from esper.log.exclusions import left_out, struck
-from esper.log.port import RUNS, TELEMETRY, Entry, Log
+from esper.log.port import Entry, Log
 from esper.log.records import event_of
-from esper.nissa.sink.deletions import DONE, TOPICS, done_of, of_topic, tables_of
+from esper.nissa.sink.deletions import DONE, done_of, of_topic, tables_of
 from esper.nissa.sink.losses import former
 from esper.nissa.sink.writing import payload
 from esper.nissa.tables import telemetry
@@ -55,7 +56,7 @@ class Finding:
 def audit(client: Client, log: Log) -> Iterator[Finding]:
     """Compare every table with the log, as far as it is filled, and every rollup with the rows."""
     horizon = _horizon(client)
-    for topic in TOPICS:
+    for topic in ANALYSED:
         yield from _topic(client, log, topic, horizon)
     for table in BUCKETS:
         found = _rollup(client, table, horizon)
@@ -69,7 +70,7 @@ def kept(client: Client, log: Log) -> tuple[int, int]:
     """How many rows there are of records that the log does not hold any more, or that a log before it held; and how
     many rollups of rows that have expired."""
     rows = rollups = 0
-    for topic in TOPICS:
+    for topic in ANALYSED:
         bounds = log.bounds(topic)
         given = {
             "log": log.topic_id(topic),

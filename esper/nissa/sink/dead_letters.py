@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from esper.errors import DecodeError, LogError
 from esper.events.deadletter import DeadLetter
+from esper.events.topics import DEADLETTER
 from esper.log.deadletter import sending_to
 from esper.log.exclusions import STRUCK
-from esper.log.port import DEADLETTER, Entry, Log
+from esper.log.port import Entry, Log
 from esper.log.records import event_of
 
 if TYPE_CHECKING:

@@ -12,16 +12,13 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import AnalyticsError
-from esper.log.port import ASSETS, DEADLETTER, RUNS, SIGNALS, TELEMETRY
+from esper.events.topics import ANALYSED, TOPICS
 from esper.nissa.tables.rollups import BUCKETS, undo
-from esper.nissa.tables.rows import TABLES
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
-TOPICS = (RUNS, SIGNALS, ASSETS, TELEMETRY, DEADLETTER)
-"""The dead letters last: filling the others may make some."""
-DONE = {topic: "telemetry_batches" if topic == TELEMETRY else "events" for topic in TOPICS}
+DONE = {topic: TOPICS[topic].tables[-1] for topic in ANALYSED}
 """The table that says what of a topic is done."""
 PATIENCE = 120.0
 """Seconds to wait for what was begun before."""
@@ -41,7 +38,7 @@ _INSERTING = (
 
 def tables_of(topic: str) -> tuple[str, ...]:
     """The tables that a topic's records fill, with the one last that says what is done."""
-    return (*(("telemetry",) if topic == TELEMETRY else TABLES.get(topic, ())), DONE[topic])
+    return TOPICS[topic].tables
 
 
 def of_topic(table: str) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from esper.errors import AnalyticsError, LogError
-from esper.log.port import PARTITIONS, Change, Log, Share
+from esper.events.topics import ANALYSED, PARTITIONS
+from esper.log.port import Change, Log, Share
 from esper.nissa.sink.shares import Shared
-from esper.nissa.sink.sink import TOPICS, Sink
+from esper.nissa.sink.sink import Sink
 from esper.system.backoff import Backoff
 
 logger = logging.getLogger("esper")
@@ -54,7 +55,7 @@ class Alone:
             time.sleep(wait)
             return Change({}, {})
         self._taken = True
-        return Change({topic: frozenset(range(PARTITIONS)) for topic in TOPICS}, {})
+        return Change({topic: frozenset(range(PARTITIONS)) for topic in ANALYSED}, {})
 
     def sure(self) -> bool:
         return True
@@ -129,7 +130,7 @@ def lag(sink: Sink, log: Log) -> dict[str, int]:
                 for partition, (first, end) in log.bounds(topic).items()
                 if (done := sink.places[topic].get(partition)) is not None
             )
-            for topic in TOPICS
+            for topic in ANALYSED
         }
     except LogError:
         return {}

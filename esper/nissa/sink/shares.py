@@ -17,8 +17,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from esper.errors import AnalyticsError, LogError
-from esper.log.port import PARTITIONS, Change, Log, Share
-from esper.nissa.sink.sink import TOPICS, Sink
+from esper.events.topics import ANALYSED, PARTITIONS
+from esper.log.port import Change, Log, Share
+from esper.nissa.sink.sink import Sink
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -45,9 +46,9 @@ def guarded(client: Client, share: Share) -> Client:
 @contextmanager
 def whole(client: Client, log: Log) -> Iterator[Client]:
     """A client that may change what it wants, since no sink fills the database; raises AnalyticsError if one does."""
-    with log.share(TOPICS, group_of(client)) as share:
+    with log.share(ANALYSED, group_of(client)) as share:
         has, deadline = 0, time.monotonic() + PATIENCE
-        while has < len(TOPICS) * PARTITIONS:
+        while has < len(ANALYSED) * PARTITIONS:
             if time.monotonic() > deadline:
                 raise AnalyticsError(f"another esper sink fills the database from {log.url}; end that first")
             change = share.poll(LOOK)
@@ -127,6 +128,6 @@ def _by_topic(places: Collection[_Place]) -> dict[str, set[int]]:
     """The dead letters last, as the sink has the topics: filling the others may make some."""
     return {
         topic: partitions
-        for topic in TOPICS
+        for topic in ANALYSED
         if (partitions := {partition for of_topic, partition in places if of_topic == topic})
     }

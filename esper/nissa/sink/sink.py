@@ -15,12 +15,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from esper.errors import LogError, UsageError
+from esper.events.topics import ANALYSED, ASSETS, PARTITIONS, RUNS, TELEMETRY
 from esper.log.exclusions import left_out, struck
 from esper.log.ordering import Excluded
-from esper.log.port import ASSETS, PARTITIONS, RUNS, TELEMETRY, Entry, Log, Position
+from esper.log.port import Entry, Log, Position
 from esper.nissa.clickhouse.errors import told
 from esper.nissa.sink.dead_letters import Letters
-from esper.nissa.sink.deletions import DONE, TOPICS, done_of, note, undo_beyond
+from esper.nissa.sink.deletions import DONE, done_of, note, undo_beyond
 from esper.nissa.sink.losses import note_expired, note_log
 from esper.nissa.sink.pacing import MOST_BYTES, Bounds, adapted
 from esper.nissa.sink.prefetch import ahead, uncollected
@@ -29,7 +30,7 @@ from esper.nissa.sink.writing import Block, blocks, insert
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
-__all__ = ["DONE", "TOPICS", "Sink"]
+__all__ = ["DONE", "Sink"]
 logger = logging.getLogger("esper")
 EVENTS, BATCHES = Bounds(1_000, 5_000), Bounds(20, 10_000)
 """Records written at once: events, and batches of measurements."""
@@ -52,8 +53,8 @@ class Sink:
         self._looked = time.monotonic()
         self._letters = Letters(log)
         self._out: Excluded = frozenset()  # of records that operators took out of runs
-        self._sizes = {topic: _bounds(topic).most for topic in TOPICS}
-        self.places: dict[str, dict[int, int]] = {topic: {} for topic in TOPICS}
+        self._sizes = {topic: _bounds(topic).most for topic in ANALYSED}
+        self.places: dict[str, dict[int, int]] = {topic: {} for topic in ANALYSED}
         """By topic and partition, of those that it has begun, the last offset that is done; -1: none."""
 
     def catch_up(self) -> int:
@@ -63,7 +64,7 @@ class Sink:
 
     def begin_all(self) -> None:
         """Begin every partition of every topic."""
-        for topic in TOPICS:
+        for topic in ANALYSED:
             self.begin(topic, range(PARTITIONS))
 
     def begin(self, topic: str, partitions: Collection[int]) -> None:
@@ -91,7 +92,7 @@ class Sink:
         goes_on = still if stop is None else lambda: not stop.is_set() and still()
         with self._told():
             self._look_at_ids()
-            return sum(self._fill(topic, goes_on) for topic in TOPICS)
+            return sum(self._fill(topic, goes_on) for topic in ANALYSED)
 
     def go_back(self, position: Position | None = None) -> None:
         """Have the record at ``position`` and all behind it in its partition written anew, or all that the log holds.
@@ -99,8 +100,8 @@ class Sink:
         What it does not hold any more stays. To be called before anything is begun: it is done then, and whoever is
         killed before that has noted it. Raises UsageError for a position that no sink reads.
         """
-        if position is not None and (position.topic not in TOPICS or position.partition >= PARTITIONS):
-            raise UsageError(f"{position}: no such partition; its topic is one of {', '.join(TOPICS)}")
+        if position is not None and (position.topic not in ANALYSED or position.partition >= PARTITIONS):
+            raise UsageError(f"{position}: no such partition; its topic is one of {', '.join(ANALYSED)}")
         if position is not None:
             _, end = self._log.bounds(position.topic).get(position.partition, (0, 0))
             if position.offset >= end:
@@ -108,7 +109,7 @@ class Sink:
                     f"{position}: the log ends at offset {end} there; esper events prints where events are"
                 )
         with self._told():
-            for topic in TOPICS if position is None else (position.topic,):
+            for topic in ANALYSED if position is None else (position.topic,):
                 firsts = {partition: first - 1 for partition, (first, _) in self._log.bounds(topic).items()}
                 places = dict.fromkeys(range(PARTITIONS), -1) | firsts
                 if position is not None:

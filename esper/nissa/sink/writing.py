@@ -13,7 +13,8 @@ import orjson
 from esper.errors import DecodeError
 from esper.events import Event
 from esper.events.telemetry import StepsMeasured
-from esper.log.port import TELEMETRY, Entry
+from esper.events.topics import TELEMETRY
+from esper.log.port import Entry
 from esper.log.records import event_of
 from esper.nissa.tables import telemetry
 from esper.nissa.tables.rows import LARGE, SMALL, Row, Values, rows_of

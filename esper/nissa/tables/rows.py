@@ -10,34 +10,11 @@ from typing import Any
 
 from esper.errors import DecodeError
 from esper.events import Event, assets, runs
-from esper.log.port import ASSETS, RUNS
+from esper.events.topics import ASSETS, RUNS
 
 Values = dict[str, Any]
 Row = tuple[str, Values]
 """A table's name, and a row's values by column."""
-
-TABLES = {
-    RUNS: (
-        "runs",
-        "run_ends",
-        "attempt_starts",
-        "boundaries",
-        "site_health",
-        "sites",
-        "seed_transitions",
-        "gates",
-        "trials",
-        "decisions",
-        "checkpoints",
-        "resumes",
-        "rollbacks",
-        "descriptions",
-        "metrics",
-    ),
-    ASSETS: ("kernels", "kernel_gates", "blueprints"),
-}
-"""The tables that a topic's events fill, besides ``events``."""
-
 
 SMALL, LARGE = (1 << 32) - 1, (1 << 63) - 1
 """The largest numbers of columns that hold none below zero; the log holds none that is larger."""

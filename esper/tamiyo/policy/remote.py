@@ -20,8 +20,8 @@ from esper.events import Event, runs
 from esper.events.signals import DecisionProposed
 from esper.log.port import Record
 from esper.log.records import signal_record
-from esper.tamiyo.policies import known, newest, registered
 from esper.tamiyo.policy.observation import Observation, digest, observe
+from esper.tamiyo.policy.policies import known, newest, registered
 from esper.tamiyo.policy.policy import Policy
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState, settings_of

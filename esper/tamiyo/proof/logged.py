@@ -10,8 +10,8 @@ from uuid import UUID
 
 from esper.events import Event, runs
 from esper.kasmina.seed.stages import Stage
-from esper.tamiyo.policies import known
 from esper.tamiyo.policy.observation import OBSERVATIONS
+from esper.tamiyo.policy.policies import known
 from esper.tamiyo.policy.policy import Decision, Policy
 from esper.tamiyo.policy.remote import Objection, Questions, proposed
 from esper.tamiyo.rules import script

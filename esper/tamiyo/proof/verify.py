@@ -17,7 +17,7 @@ from esper.errors import SequenceGap
 from esper.events import Event, runs
 from esper.events.ids import run_event_id
 from esper.kasmina.seed.stages import IllegalMove, Stage
-from esper.tamiyo.policies import registered
+from esper.tamiyo.policy.policies import registered
 from esper.tamiyo.policy.remote import Questions
 from esper.tamiyo.proof.logged import POLICYS_OWN, LoggedAnswers, NotOnTheLog
 from esper.tamiyo.rules import decider

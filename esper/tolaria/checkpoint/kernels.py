@@ -9,8 +9,9 @@ import torch
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact
 from esper.events.assets import BlueprintRegistered, KernelCompiled
+from esper.events.topics import ASSETS
 from esper.log.ordering import once
-from esper.log.port import ASSETS, Log
+from esper.log.port import Log
 from esper.tezzeret.birth import remade
 from esper.tezzeret.kernel import load_kernel
 from esper.tezzeret.module import Kernel

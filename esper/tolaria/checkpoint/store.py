@@ -24,8 +24,8 @@ from torch import Tensor
 from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact
 from esper.tamiyo.run.snapshot import Folded, from_bytes, to_bytes
-from esper.tolaria.checkpoint.digest import StateDigest, digest_of, tensor_digest
-from esper.tolaria.checkpoint.tree import Skeleton, compact_json, flatten, unflatten
+from esper.tolaria.model.digest import StateDigest, digest_of, tensor_digest
+from esper.tolaria.model.tree import Skeleton, compact_json, flatten, unflatten
 
 FORMAT = 1
 CHUNK_BYTES = 64 * 2**20

@@ -12,8 +12,9 @@ from uuid import UUID
 from esper.errors import DecodeError, LogError
 from esper.events.encoding.codec import content_digest
 from esper.events.signals import CommandIssued, DecisionProposed
+from esper.events.topics import SIGNALS
 from esper.log.deadletter import sending_to
-from esper.log.port import SIGNALS, Log, Position
+from esper.log.port import Log, Position
 from esper.log.records import event_of
 from esper.system.backoff import Backoff
 from esper.tamiyo.rules.script import forged

@@ -21,8 +21,9 @@ from uuid import UUID
 
 from esper.errors import Fenced, LogError, LogRefused, RecordTooLarge, SequenceConflict, SequenceGap, WriterLost
 from esper.events import AssetContent, RunContent
+from esper.events.topics import RUNS
 from esper.log.chain import Mark, chained, first_link
-from esper.log.port import RUNS, Record, Writer
+from esper.log.port import Record, Writer
 from esper.log.records import asset_record, run_record
 from esper.settings import LogSettings
 from esper.system.backoff import Backoff

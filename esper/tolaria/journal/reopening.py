@@ -20,12 +20,13 @@ from esper.events import RunContent
 from esper.events.encoding.codec import decode
 from esper.events.ids import run_event_id
 from esper.events.runs import Environment, RunResumed
+from esper.events.topics import RUNS
 from esper.log.chain import Mark
 from esper.log.claims import follow_on
 from esper.log.deadletter import sending_to
 from esper.log.exclusions import order_of
 from esper.log.ordering import Order
-from esper.log.port import RUNS, Entry, Log, Record, Writer
+from esper.log.port import Entry, Log, Record, Writer
 from esper.log.records import run_record
 from esper.tamiyo.run.state import RunState
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from esper.errors import DataMismatch, ReplayDivergence
 from esper.events import Event
 from esper.events.runs import BoundaryReached, RolledBack, RunResumed, SeedTransitioned
-from esper.tolaria.checkpoint.digest import StateDigest
+from esper.tolaria.model.digest import StateDigest
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import torch
 
 from esper.errors import DataMismatch, Unsupported
 from esper.kasmina import generators
-from esper.tolaria.checkpoint.digest import batch_digest
+from esper.tolaria.model.digest import batch_digest
 
 
 class Cursor:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from esper.events.assets import BlueprintRegistered
+from esper.events.topics import ASSETS
 from esper.kasmina.sites import Site, adopted, find_sites
 from esper.log.ordering import once
-from esper.log.port import ASSETS, Log
+from esper.log.port import Log
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.model.subject import Subject
 from esper.urza.fit import parameter_count

@@ -5,21 +5,17 @@ A trainer alone writes ``esper.runs``, so that no command can be mistaken for a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 from esper.errors import LogError
+from esper.events.topics import ROLES, TOPICS
 from esper.log.kafka.address import READERS, WRITERS
-from esper.log.kafka.admin.topics import INDEX, POLICIES
 from esper.log.kafka.clients import ANSWER
-from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, RUNS, SIGNALS, TELEMETRY
-
-if TYPE_CHECKING:
-    from esper.log.kafka.log import KafkaLog
+from esper.log.kafka.connection import KafkaConnection
 
 VIEWS, SINK = "esper-views", "esper-sink"
 """What the names of the workers' groups, tables and changelogs begin with, and those of the sinks' groups."""
@@ -39,59 +35,37 @@ class Right:
         return f"{', '.join(self.operations)} on {self.kind.lower().replace('_', ' ')} {which}"
 
 
-def _topics(operations: Iterable[str], *names: str) -> list[Right]:
-    return [Right("TOPIC", name, (*operations, "DESCRIBE")) for name in names]
-
-
 _READING = Right("GROUP", READERS, ("READ",))
 _FENCING = Right("TRANSACTIONAL_ID", WRITERS, ("WRITE", "DESCRIBE"), prefix=True)
-_TABLES = [
+_VIEWS = (
     Right("TOPIC", VIEWS, ("READ", "WRITE", "CREATE", "DELETE", "DESCRIBE", "DESCRIBE_CONFIGS"), prefix=True),
     Right("GROUP", VIEWS, ("READ", "DELETE"), prefix=True),
-]
-ROLES: dict[str, list[Right]] = {
-    "trainer": [
-        *_topics(["READ", "WRITE"], RUNS, ASSETS, INDEX, DEADLETTER),
-        *_topics(["READ"], SIGNALS, POLICIES, EXCLUSIONS),
-        *_topics(["WRITE"], TELEMETRY),
-        _FENCING,
-        _READING,
-    ],
-    "worker": [
-        *_topics(["READ"], RUNS, INDEX, POLICIES, EXCLUSIONS),
-        *_topics(["READ", "WRITE"], SIGNALS, ASSETS, DEADLETTER),
-        *_TABLES,
-        _READING,
-    ],
-    "sink": [
-        *_topics(["READ"], TELEMETRY, RUNS, INDEX, ASSETS, SIGNALS, EXCLUSIONS),
-        *_topics(["READ", "WRITE"], DEADLETTER),
-        Right("GROUP", SINK, ("READ",), prefix=True),
-        _READING,
-    ],
-    "operator": [
-        *_topics(["READ"], RUNS, INDEX, ASSETS, TELEMETRY, EXCLUSIONS),
-        *_topics(["READ", "WRITE"], SIGNALS, POLICIES, DEADLETTER),
-        *_TABLES,
-        _FENCING,
-        _READING,
-    ],
-    "arbiter": [
-        *_topics(["READ"], RUNS, INDEX),
-        *_topics(["READ", "WRITE"], DEADLETTER, EXCLUSIONS),
-        _READING,
-    ],
+)
+_BESIDES: dict[str, tuple[Right, ...]] = {
+    "trainer": (_FENCING, _READING),
+    "worker": (*_VIEWS, _READING),
+    "sink": (Right("GROUP", SINK, ("READ",), prefix=True), _READING),
+    "operator": (*_VIEWS, _FENCING, _READING),
+    "arbiter": (_READING,),
 }
-"""Kinds of users: who trains; who keeps the views; who fills the analytics; who gives commands and mends; and who may
-take records out of runs."""
+"""What each role needs beside the topics' rows."""
 
 
-def rights(log: KafkaLog, role: str) -> list[Right]:
+def _of_topics(role: str) -> list[Right]:
+    needed = ((topic.name, topic.rights.get(role)) for topic in TOPICS.values())
+    return [Right("TOPIC", name, (*operations, "DESCRIBE")) for name, operations in needed if operations]
+
+
+RIGHTS: dict[str, list[Right]] = {role: [*_of_topics(role), *_BESIDES[role]] for role in ROLES}
+"""What each role needs."""
+
+
+def rights(log: KafkaConnection, role: str) -> list[Right]:
     """What a ``role`` needs on this log."""
-    return [Right(each.kind, log.address.named(each.name), each.operations, each.prefix) for each in ROLES[role]]
+    return [Right(each.kind, log.address.named(each.name), each.operations, each.prefix) for each in RIGHTS[role]]
 
 
-def set_rights(log: KafkaLog, users: Mapping[str, str]) -> int:
+def set_rights(log: KafkaConnection, users: Mapping[str, str]) -> int:
     """Give each role's user what it needs; how many rules that are. What is there already stays."""
     bindings = [
         AclBinding(

@@ -10,16 +10,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-from esper.log.kafka.admin.topics import TOPICS
-from esper.log.kafka.index import RUN_INDEX
+from esper.events.topics import INDEX, PARTITIONS, RUNS, TOPICS
+from esper.log.kafka.connection import KafkaConnection
 from esper.log.kafka.reader import Message
 from esper.log.kafka.transactions import Transactions
-from esper.log.port import PARTITIONS, RUNS, Position
-
-if TYPE_CHECKING:
-    from esper.log.kafka.log import KafkaLog
+from esper.log.port import Position
 
 HANGING = 60.0
 """Seconds after which a transaction should have ended by itself: twice what a trainer's may last."""
@@ -47,7 +43,7 @@ class OpenTransaction:
         return self.seconds > HANGING
 
 
-def open_transactions(log: KafkaLog) -> Iterator[OpenTransaction]:
+def open_transactions(log: KafkaConnection) -> Iterator[OpenTransaction]:
     """The oldest open transaction of each partition, of those topics that are there."""
     for topic in TOPICS:
         if not log.partitions(topic):
@@ -61,14 +57,14 @@ def open_transactions(log: KafkaLog) -> Iterator[OpenTransaction]:
                     yield _told(topic, found, last[partition] - reached[partition])
 
 
-def end_transaction(log: KafkaLog, run_id: str) -> None:
+def end_transaction(log: KafkaConnection, run_id: str) -> None:
     """End the run's open transaction by fencing its writer; a trainer that lives opens another and goes on."""
     deadline = time.monotonic() + 30
     name = log.address.transactional_id(run_id)
     Transactions(log.cluster, name, log.transaction_timeout, deadline).close()
 
 
-def abort_command(log: KafkaLog, found: OpenTransaction) -> str:
+def abort_command(log: KafkaConnection, found: OpenTransaction) -> str:
     """Kafka's own command for a transaction that its coordinator has forgotten."""
     place, topic = found.position, log.address.named(found.position.topic)
     return (
@@ -85,7 +81,7 @@ def _told(topic: str, message: Message, behind: int) -> OpenTransaction:
         position=Position(topic, message.partition(), message.offset()),
         behind=behind,
         key=key,
-        run_id=key if topic in (RUNS, RUN_INDEX) else None,
+        run_id=key if topic in (RUNS, INDEX) else None,
         writer=(headers.get("ce_source") or b"").decode(errors="backslashreplace"),
         seconds=(datetime.now(UTC) - written).total_seconds(),
     )

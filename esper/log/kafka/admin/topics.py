@@ -4,63 +4,35 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType, TopicDescription
 
 from esper.errors import LogError
-from esper.events import AssetContent, DeadLetterContent, ExclusionContent, RunContent, SignalContent, TelemetryContent
 from esper.events.encoding.evolution import past
 from esper.events.encoding.schemas import Schema, schema_named, schema_of
+from esper.events.topics import INDEX, PARTITIONS, TOPICS, Topic
 from esper.log.kafka.clients import ANSWER, OVERHEAD
+from esper.log.kafka.connection import KafkaConnection
 from esper.log.kafka.registry import subject_of
-from esper.log.port import ASSETS, DEADLETTER, EXCLUSIONS, MAX_BYTES, PARTITIONS, RUNS, SIGNALS, TELEMETRY
+from esper.log.port import MAX_BYTES
 
-if TYPE_CHECKING:
-    from esper.log.kafka.log import KafkaLog
-
-POLICIES, INDEX = "esper.policies", "esper.run-index"
 _DAY = 24 * 3600 * 1000
 
 
-def _configuration(days: int | None = None, **more: str) -> dict[str, str]:
-    """Of a topic that keeps its records for so many days, or for ever. Its time is the broker's: a client whose clock
-    jumps can neither be refused nor have its records deleted early."""
+def configuration(topic: Topic) -> dict[str, str]:
+    """A topic's options, as far as they matter to us. Its records' time is the broker's: a client whose clock jumps can
+    neither be refused nor have its records deleted early."""
     return {
-        "cleanup.policy": "delete",
-        "retention.ms": "-1" if days is None else str(days * _DAY),
+        "cleanup.policy": "compact" if topic.compacted else "delete",
+        "retention.ms": "-1" if topic.days is None else str(topic.days * _DAY),
         "retention.bytes": "-1",
         "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(MAX_BYTES + OVERHEAD),
-    } | {name.replace("_", "."): value for name, value in more.items()}
+    }
 
 
-TOPICS: dict[str, dict[str, str]] = {
-    RUNS: _configuration(),
-    SIGNALS: _configuration(days=90),
-    ASSETS: _configuration(),
-    POLICIES: _configuration(),
-    TELEMETRY: _configuration(days=7),
-    INDEX: _configuration(cleanup_policy="compact"),
-    DEADLETTER: _configuration(days=30),
-    EXCLUSIONS: _configuration(),
-}
-"""Each topic's configuration, as far as it matters to us."""
-LATER = frozenset({EXCLUSIONS})
-"""Topics that a log made by an older version does not have; it is read as if they were empty."""
-CONTENTS: dict[str, tuple[type, ...]] = {
-    RUNS: get_args(RunContent),
-    SIGNALS: get_args(SignalContent),
-    ASSETS: get_args(AssetContent),
-    DEADLETTER: get_args(DeadLetterContent),
-    EXCLUSIONS: (ExclusionContent,),
-    TELEMETRY: (TelemetryContent,),
-}
-"""The record types on the topics that hold events."""
-
-
-def make_topics(log: KafkaLog) -> list[str]:
+def make_topics(log: KafkaConnection) -> list[str]:
     """Make the topics that are missing, wait until they can be written, and return their names."""
     admin, named = log.cluster.admin, log.address.named
     there = _led(log)
@@ -86,7 +58,7 @@ class Registered:
     there: int
 
 
-def register_schemas(log: KafkaLog) -> Registered:
+def register_schemas(log: KafkaConnection) -> Registered:
     """Register the schema of every record type on its topic. Raises LogError for one that does not read what was
     written before."""
     subjects, new = log.registry.subjects, 0
@@ -104,11 +76,11 @@ def register_schemas(log: KafkaLog) -> Registered:
 
 def schemas() -> list[tuple[str, Schema]]:
     """Every topic with the schemas of what we write on it."""
-    pairs = [(topic, schema_of(content)) for topic, kinds in CONTENTS.items() for content in kinds]
+    pairs = [(topic.name, schema_of(content)) for topic in TOPICS.values() for content in topic.contents]
     return [*pairs, (INDEX, schema_named("esper.RunIndex"))]
 
 
-def drift(log: KafkaLog) -> list[str]:
+def drift(log: KafkaConnection) -> list[str]:
     """How the topics differ from what they have to be, a line for each difference."""
     admin, named = log.cluster.admin, log.address.named
     copies = _copies(log)
@@ -134,16 +106,16 @@ def drift(log: KafkaLog) -> list[str]:
 
 
 def _wanted(topic: str, copies: int) -> dict[str, str]:
-    return TOPICS[topic] | ({"min.insync.replicas": "2"} if copies == 3 else {})
+    return configuration(TOPICS[topic]) | ({"min.insync.replicas": "2"} if copies == 3 else {})
 
 
-def _copies(log: KafkaLog) -> int:
+def _copies(log: KafkaConnection) -> int:
     """Of each record: three where there are as many brokers."""
     brokers = log.cluster.result(log.cluster.admin.describe_cluster(), "asking for the brokers").nodes
     return min(3, len(brokers))
 
 
-def _await_leaders(log: KafkaLog) -> None:
+def _await_leaders(log: KafkaConnection) -> None:
     deadline = time.monotonic() + ANSWER
     while _led(log) != dict.fromkeys(TOPICS, True):
         if time.monotonic() > deadline:
@@ -151,7 +123,7 @@ def _await_leaders(log: KafkaLog) -> None:
         time.sleep(0.02)
 
 
-def _led(log: KafkaLog) -> dict[str, bool]:
+def _led(log: KafkaConnection) -> dict[str, bool]:
     """Of the topics that are there: whether all their partitions have a leader."""
     return {
         topic: all(part.leader is not None and part.leader.id >= 0 for part in description.partitions)
@@ -159,7 +131,7 @@ def _led(log: KafkaLog) -> dict[str, bool]:
     }
 
 
-def _described(log: KafkaLog) -> dict[str, TopicDescription]:
+def _described(log: KafkaConnection) -> dict[str, TopicDescription]:
     """The topics that are there."""
     admin, named = log.cluster.admin, log.address.named
     futures = admin.describe_topics(TopicCollection([named(topic) for topic in TOPICS]), request_timeout=ANSWER)

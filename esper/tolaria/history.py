@@ -14,12 +14,13 @@ from esper.artifacts.port import ArtifactStore
 from esper.errors import CorruptArtifact, DecodeError, EsperError, LogError, LogRefused, SequenceConflict, SequenceGap
 from esper.events import Event
 from esper.events.runs import CheckpointCommitted
+from esper.events.topics import RUNS
 from esper.kasmina.seed.stages import IllegalMove
 from esper.log.chain import Mark, digest
 from esper.log.deadletter import Letter, letters, sending_to
 from esper.log.exclusions import excluded, order_of
 from esper.log.ordering import Order
-from esper.log.port import RUNS, Entry, Log, Position
+from esper.log.port import Entry, Log, Position
 from esper.log.records import event_of
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.snapshot import Folded

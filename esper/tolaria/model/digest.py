@@ -17,7 +17,7 @@ from torch import Tensor
 
 from esper.errors import RunUnusable
 from esper.tamiyo.run.state import RunState
-from esper.tolaria.checkpoint.tree import Skeleton, compact_json, flatten
+from esper.tolaria.model.tree import Skeleton, compact_json, flatten
 
 PREFIX = 4  # bytes of each tensor's digest that an event carries
 ALGORITHMS: dict[str, Callable[[bytes], hashlib._Hash | xxhash.xxh3_128]] = {

@@ -6,17 +6,13 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import faust
-from pydantic import SecretStr
 
 from esper.errors import LogError, WorkerFailed
-from esper.log.port import ASSETS, DEADLETTER, PARTITIONS, RUNS, SIGNALS
+from esper.events.topics import ASSETS, DEADLETTER, PARTITIONS, RUNS, SIGNALS
 from streams.agents.alerts import Alerts
 from streams.agents.assets import Assets
 from streams.agents.decisions import Decisions
@@ -25,6 +21,7 @@ from streams.host import safe, tables
 from streams.host.brokers import Brokers, quieten
 from streams.host.records import Records, in_thread
 from streams.host.security import credentials
+from streams.serving.served import Place
 from streams.serving.web import Web
 from streams.views import generations
 from streams.views.generations import Generation
@@ -32,32 +29,6 @@ from streams.views.generations import Generation
 logger = logging.getLogger("esper.worker")
 FOLLOWING = 2.0
 """Seconds between two looks at the brokers and at which generation is live."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a worker listens, keeps its tables, and what it is called. Beyond loopback ``token`` and TLS are set."""
-
-    name: str
-    host: str
-    port: int
-    data: Path
-    token: SecretStr | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    ca: Path | None = None
-
-    @property
-    def url(self) -> str:
-        """How other workers reach this one."""
-        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
-        return f"{'https' if self.certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
-
-    @property
-    def member(self) -> str:
-        """Its name in the group: another address is another member, for a group keeps what it knows of one."""
-        host = "".join(c if c.isalnum() else "-" for c in self.host)
-        return f"{self.name}-{host}-{self.port}"
 
 
 class Views(safe.SafeApp):

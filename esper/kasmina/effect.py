@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from esper.errors import Unsupported
-from esper.kasmina.seed.span import Passage, Span, input_of
+from esper.kasmina.span import Passage, Span, input_of
 
 
 def full() -> float:
