@@ -9,7 +9,7 @@
 # make bench-kafka  measure it on Kafka: ESPER_LOG's, else a broker started for it
 # make bench-sql    measure SQL: the sink, telemetry, 50 million rows, making the tables anew (needs 5 GB of disk)
 # make bench-integrity  flip 10,000 bits in a home and see whether any stays unseen (half an hour)
-# make lint    ruff, mypy and the check of the schemas' changes only
+# make lint    ruff, mypy, the arrows between packages and the check of the schemas' changes only
 # make schemas record changed schemas, and a log that they wrote, before they are committed
 # make clean   remove what the above made, but no run (.esper) and no data
 #
@@ -54,6 +54,7 @@ lint: .venv/complete
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@PYTHONPATH=. $(BIN)/lint-imports --no-logo >/dev/null || PYTHONPATH=. $(BIN)/lint-imports --no-logo
 	@$(BIN)/esper schemas check
 
 schemas: .venv/complete
