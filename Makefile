@@ -68,7 +68,7 @@ test: .venv/complete lint
 
 # apache/kafka, or an image built here; not within a test, whose time is limited.
 container-image: .venv/complete
-	@$(BIN)/python -c 'from tests.containers import images; print("image:", images().broker)'
+	@$(BIN)/python -c 'from tests.support.services.containers import images; print("image:", images().broker)'
 
 test-containers: .venv/complete container-image
 	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(CONTAINED)

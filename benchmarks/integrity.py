@@ -18,8 +18,8 @@ from benchmarks.report import Figure, at_most, temporary_home
 from esper.artifacts import open_store
 from esper.integrity import check
 from esper.log import open_log
-from tests.flips import homes, trial
-from tests.training import Loop
+from tests.support.logs.flips import homes, trial
+from tests.support.runs.training import Loop
 
 TITLE = "integrity: bits flipped, and a check of artifacts"
 FLIPS = 10_000

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from tests.adapters import log, log_url_factory, url
-from tests.brokers import (
+from tests.support.logs.faulty import faults
+from tests.support.runs.quiet import no_pauses, one_thread
+from tests.support.services.adapters import log, log_url_factory, url
+from tests.support.services.brokers import (
     kafka_log_url,
     own_cluster,
     pytest_report_header,
@@ -10,9 +12,7 @@ from tests.brokers import (
     pytest_testnodedown,
     shared_brokers,
 )
-from tests.faulty import faults
-from tests.quiet import no_pauses, one_thread
-from tests.warehouse import database
+from tests.support.services.warehouse import database
 
 __all__ = [
     "database",

@@ -29,13 +29,13 @@ from esper.log.records import run_record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.journal import journal
-from tests.histories import TIME, simulate
+from tests.support.runs.histories import TIME, simulate
 
 QUICK = ("boundary.steps=25", "training.steps=75", "policy.warmup=25", "verdict.measurements=2")
 
 
 def simulated(run_id: str) -> list[Record]:
-    """A run with rollbacks, pauses and several epochs, as tests.histories makes it up."""
+    """A run with rollbacks, pauses and several epochs, as tests.support.runs.histories makes it up."""
     return [
         run_record(
             run_id,

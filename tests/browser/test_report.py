@@ -23,8 +23,8 @@ import pytest
 from esper.errors import DataUnavailable
 from esper.nissa.report.page import page
 from esper.tasks.fashion_mnist import folder
-from tests.integration.command import wait_until
-from tests.reporting import HOSTILE, empty, full
+from tests.support.command import wait_until
+from tests.support.runs.reporting import HOSTILE, empty, full
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

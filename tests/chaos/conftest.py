@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.trainers import Zygote
-from tests.runlog import LOG_URL, events, history
+from tests.support.logs.runlog import LOG_URL, events, history
+from tests.support.trainers import Zygote
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.brokers import JarBrokers
+from tests.support.services.brokers import JarBrokers
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 

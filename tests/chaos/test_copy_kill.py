@@ -11,9 +11,9 @@ import pytest
 
 from esper.events.topics import RUNS, SIGNALS
 from esper.log.port import Log
-from tests.adapters import ROOT
-from tests.copying import command, held, logs, records, urls, write
-from tests.histories import simulate
+from tests.support.logs.copying import command, held, logs, records, urls, write
+from tests.support.runs.histories import simulate
+from tests.support.services.adapters import ROOT
 
 __all__ = ["logs", "urls"]  # fixtures
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.test_kill_in_between import APPEND, after, before
-from tests.chaos.trainers import Zygote, assert_whole
-from tests.runlog import events, history
+from tests.support.logs.runlog import events, history
+from tests.support.trainers import Zygote, assert_whole
 
 pytestmark = pytest.mark.chaos
 RESTORE = "esper.tolaria.changes:Changes._restore_host"

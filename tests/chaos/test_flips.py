@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flips import homes, trial
+from tests.support.logs.flips import homes, trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PARTS, EACH = 10, 50

@@ -13,9 +13,9 @@ from esper.events.topics import RUNS
 from esper.log.kafka import open_kafka
 from esper.log.kafka.admin.topics import make_topics
 from esper.log.partitions import partition_of
-from tests.brokers import Brokers
-from tests.integration.command import runner
-from tests.training import Loop
+from tests.support.command import runner
+from tests.support.runs.training import Loop
+from tests.support.services.brokers import Brokers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLIPS = 12

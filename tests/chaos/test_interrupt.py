@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from esper.events.runs import CheckpointCommitted, RunPaused
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole
-from tests.runlog import events, history
+from tests.support.logs.runlog import events, history
+from tests.support.trainers import Progress, Trainer, Zygote, assert_whole
 
 pytestmark = pytest.mark.chaos
 

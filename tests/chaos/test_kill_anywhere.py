@@ -13,9 +13,9 @@ import pytest
 
 from esper.errors import DataUnavailable
 from esper.tasks.fashion_mnist import folder
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_nothing_left, rerun
 from tests.programs.moons import EPOCHS
-from tests.runlog import events, history, log_url
+from tests.support.logs.runlog import events, history, log_url
+from tests.support.trainers import Progress, Trainer, Zygote, assert_nothing_left, rerun
 
 pytestmark = pytest.mark.chaos
 ROUNDS, KILLS = 4, 6

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from esper.events.runs import BoundaryReached, CheckpointRetired
-from tests.chaos.trainers import Zygote, assert_whole, chunks, committed, manifests, needed_chunks
-from tests.runlog import events, history
+from tests.support.logs.runlog import events, history
+from tests.support.trainers import Zygote, assert_whole, chunks, committed, manifests, needed_chunks
 
 pytestmark = pytest.mark.chaos
 Fault = dict[str, Any]

@@ -10,9 +10,9 @@ import pytest
 
 from esper.events.runs import DecisionMade, DecisionRejected, RolledBack, SeedTransitioned
 from esper.tamiyo.proof.verify import verify
-from tests.chaos.trainers import Progress, Zygote, assert_whole
-from tests.deciding import Worker
-from tests.runlog import events, history, log_url
+from tests.support.logs.runlog import events, history, log_url
+from tests.support.runs.deciding import Worker
+from tests.support.trainers import Progress, Zygote, assert_whole
 
 pytestmark = pytest.mark.chaos
 REMOTE = {"ESPER_DECISION__WHERE": "remote", "ESPER_DECISION__WAIT": "60"}

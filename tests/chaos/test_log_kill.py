@@ -11,8 +11,8 @@ import pytest
 from esper.events.topics import ASSETS, RUNS
 from esper.log import open_log
 from esper.log.port import Log
-from tests.adapters import child
-from tests.log_child import records
+from tests.support.logs.log_child import records
+from tests.support.services.adapters import child
 
 KILLS = 10
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from esper.events.runs import RunResumed
-from tests.brokers import Brokers, new_log
 from tests.chaos.test_kill_in_between import before
 from tests.chaos.test_stopped_trainer import stopped
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole
-from tests.runlog import LOG_URL, events, history
+from tests.support.logs.runlog import LOG_URL, events, history
+from tests.support.services.brokers import Brokers, new_log
+from tests.support.trainers import Progress, Trainer, Zygote, assert_whole
 
 pytestmark = pytest.mark.chaos
 TIMEOUT = 3.0  # seconds after which a broker aborts a transaction, in the tests that wait for it

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.trainers import Progress, Zygote, assert_whole
-from tests.runlog import history
+from tests.support.logs.runlog import history
+from tests.support.trainers import Progress, Zygote, assert_whole
 
 pytestmark = pytest.mark.chaos
 

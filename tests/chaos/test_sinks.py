@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from esper.log import open_log
-from tests.adapters import ROOT
-from tests.stories import Story
+from tests.support.runs.stories import Story
+from tests.support.services.adapters import ROOT
 
 KILLS = 8
 PROGRAM = """

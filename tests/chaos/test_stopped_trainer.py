@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.test_kill_in_between import APPEND, before
-from tests.chaos.trainers import Progress, Trainer, Zygote, assert_whole, raw_ids
-from tests.runlog import history
+from tests.support.logs.runlog import history
+from tests.support.trainers import Progress, Trainer, Zygote, assert_whole, raw_ids
 
 pytestmark = pytest.mark.chaos
 MOMENTS = {

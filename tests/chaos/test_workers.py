@@ -22,8 +22,17 @@ from esper.events.topics import PARTITIONS, RUNS
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from tests.integration.command import wait_until
-from tests.workers import Worker, await_exit, changelog, digests, empty_registry, made_run, write_run, write_run_on
+from tests.support.command import wait_until
+from tests.support.services.workers import (
+    Worker,
+    await_exit,
+    changelog,
+    digests,
+    empty_registry,
+    made_run,
+    write_run,
+    write_run_on,
+)
 
 pytestmark = pytest.mark.chaos
 Start = Callable[..., Worker]

@@ -22,11 +22,10 @@ from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.embedded.server import ask
-from tests.forging import forged, plant
-from tests.stories import Story
-from tests.warehouse import Database
-
-ROOT = Path(__file__).parents[2]
+from tests.support.logs.forging import forged, plant
+from tests.support.paths import ROOT
+from tests.support.runs.stories import Story
+from tests.support.services.warehouse import Database
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
 from esper.log.port import Record
-from tests.forging import plant
-from tests.integration.command import runner
-from tests.runlog import LOG_URL
-from tests.training import Loop
+from tests.support.command import runner
+from tests.support.logs.forging import plant
+from tests.support.logs.runlog import LOG_URL
+from tests.support.runs.training import Loop
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("runs",),

@@ -16,7 +16,7 @@ import esper
 from esper.errors import LossShape, RunExists, RunNotFound, RunUnusable, TrainingFailed, UsageError
 from esper.events.runs import BoundaryReached, DecisionMade, RunCompleted, RunResumed, RunStarted
 from esper.settings import Settings
-from tests.training import Loop, contents, events, examples, history, loss, stages
+from tests.support.runs.training import Loop, contents, events, examples, history, loss, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ import pytest
 from esper.errors import AnalyticsError, EsperError, UsageError
 from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.clickhouse.warehouse import connect
-from tests.warehouse import Database, new_database
+from tests.support.services.warehouse import Database, new_database
 
 SECRET = "hunter2"
 WAYS = {

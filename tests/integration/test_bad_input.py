@@ -35,7 +35,7 @@ from esper.log.sqlite.database import VERSION
 from esper.tamiyo.policy.policies import registered
 from esper.tamiyo.policy.policies.heuristic import Heuristic
 from esper.tolaria.model.environment import environment
-from tests.training import Loop, contents, events, examples, history, host, settings
+from tests.support.runs.training import Loop, contents, events, examples, history, host, settings
 
 START = sys.modules["esper.tolaria.start"]  # esper.tolaria.start is the function
 

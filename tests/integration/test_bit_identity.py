@@ -23,7 +23,7 @@ from esper.kasmina.seed.stages import Stage
 from esper.kasmina.sites import find_sites
 from esper.tezzeret import build
 from esper.urza import built_in
-from tests.sites import requested, site_at
+from tests.support.runs.sites import requested, site_at
 
 STEPS = 4
 

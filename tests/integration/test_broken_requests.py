@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.broken_http import BROKEN, send
-from tests.workers import Worker
+from tests.support.services.broken_http import BROKEN, send
+from tests.support.services.workers import Worker
 
 
 def test_a_workers_log_has_no_word_of_requests_that_are_no_http(

@@ -19,9 +19,9 @@ from esper.errors import RunNotFound, SequenceGap
 from esper.events.topics import RUNS
 from esper.integrity import check
 from esper.log import open_log
-from tests.integration.command import Esper, runner
-from tests.runlog import history
-from tests.training import Loop, host
+from tests.support.command import Esper, runner
+from tests.support.logs.runlog import history
+from tests.support.runs.training import Loop, host
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Harm = Callable[[Path], Any]

@@ -25,10 +25,10 @@ from esper.log.kafka.address import Address
 from esper.log.kafka.admin.open_transactions import HANGING, OpenTransaction
 from esper.log.partitions import partition_of
 from esper.log.port import Position
-from tests.brokers import Brokers, JarBrokers
-from tests.copying import records
-from tests.histories import History
-from tests.integration.command import Result
+from tests.support.command import Result
+from tests.support.logs.copying import records
+from tests.support.runs.histories import History
+from tests.support.services.brokers import Brokers, JarBrokers
 
 DEAD = "kafka://127.0.0.1:1"
 Esper = Callable[..., Result]

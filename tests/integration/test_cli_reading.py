@@ -17,8 +17,8 @@ from esper.events import runs
 from esper.log import open_log
 from esper.log.records import event_of, run_record
 from esper.settings import log_url
-from tests.foreign import inject
-from tests.integration.command import Esper, runner, spawn
+from tests.support.command import Esper, runner, spawn
+from tests.support.logs.foreign import inject
 
 QUICK = (
     "--set",

@@ -11,7 +11,7 @@ import pytest
 
 import esper as api
 from esper.tasks import TASKS
-from tests.integration.command import Esper, runner, spawn, wait_until
+from tests.support.command import Esper, runner, spawn, wait_until
 
 DIGITS = ("train", "--task", "digits")
 LAST_LINE = {

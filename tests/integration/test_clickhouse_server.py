@@ -1,7 +1,8 @@
 """A ClickHouse server that is too old, down, hanging, full or locked, and what goes over HTTP.
 
-The old one is real: Debian's 18.16. A new one is not to be had everywhere, so a stand-in (tests/clickhouse_http.py) is
-asked over HTTP; where ESPER_TEST_CLICKHOUSE names a real one, the contract is run there (tests/warehouse.py).
+The old one is real: Debian's 18.16. A new one is not to be had everywhere, so a stand-in
+(tests/support/services/clickhouse_http.py) is asked over HTTP; where ESPER_TEST_CLICKHOUSE names a real one, the
+contract is run there (tests/support/services/warehouse.py).
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.clickhouse.warehouse import LIMITS, connect
 from esper.nissa.sink.audit import audit
 from esper.nissa.sink.sink import Sink
-from tests.stories import Story
-from tests.warehouse import new_database
+from tests.support.paths import ROOT
+from tests.support.runs.stories import Story
+from tests.support.services.warehouse import new_database
 
-ROOT = Path(__file__).parents[2]
 OLD = shutil.which("clickhouse-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 CONFIG = """<yandex>
 <logger><level>warning</level><log>{folder}/log</log><errorlog>{folder}/errors</errorlog></logger>
@@ -254,7 +255,13 @@ def test_a_password_in_the_address_is_not_printed() -> None:
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the stand-in, without a database."""
-    command = [sys.executable, "-m", "tests.clickhouse_http", "0", str(tmp_path_factory.mktemp("stand-in") / "data")]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.services.clickhouse_http",
+        "0",
+        str(tmp_path_factory.mktemp("stand-in") / "data"),
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield f"clickhouse://127.0.0.1:{int(process.stdout.readline())}"

@@ -20,7 +20,7 @@ from esper.log import open_log
 from esper.log.port import Log
 from esper.tolaria import assembly
 from esper.tolaria.trainer import Trainer
-from tests.training import Loop, contents, events, history
+from tests.support.runs.training import Loop, contents, events, history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

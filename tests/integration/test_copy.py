@@ -25,13 +25,13 @@ from esper.log import open_log
 from esper.log.copy import copy_run
 from esper.log.port import Log, Position, Record
 from esper.log.records import asset_record, signal_record
-from tests.copying import command, held, logs, records, urls, write
-from tests.foreign import inject
-from tests.histories import BLUEPRINTS, RUN, TIME, History, simulate
-from tests.integration.command import Result
-from tests.records import record_of_event
-from tests.runlog import LOG_URL, history
-from tests.training import Loop
+from tests.support.command import Result
+from tests.support.logs.copying import command, held, logs, records, urls, write
+from tests.support.logs.foreign import inject
+from tests.support.logs.records import record_of_event
+from tests.support.logs.runlog import LOG_URL, history
+from tests.support.runs.histories import BLUEPRINTS, RUN, TIME, History, simulate
+from tests.support.runs.training import Loop
 
 __all__ = ["logs", "urls"]  # fixtures
 

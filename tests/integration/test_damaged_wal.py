@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from esper.log import open_log
-from tests.flips import homes
-from tests.integration.command import Esper, runner, spawn
-from tests.runlog import history
-from tests.training import Loop
+from tests.support.command import Esper, runner, spawn
+from tests.support.logs.flips import homes
+from tests.support.logs.runlog import history
+from tests.support.runs.training import Loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FRAME, HEADER = 4096 + 24, 32

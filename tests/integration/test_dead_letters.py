@@ -22,11 +22,11 @@ from esper.log.port import MAX_BYTES, Entry, Log, Position, Record
 from esper.log.records import event_of, signal_record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
-from tests.foreign import inject
-from tests.histories import RUN, History
-from tests.integration.command import Result, wait_until
-from tests.records import record_of_event
-from tests.training import Loop
+from tests.support.command import Result, wait_until
+from tests.support.logs.foreign import inject
+from tests.support.logs.records import record_of_event
+from tests.support.runs.histories import RUN, History
+from tests.support.runs.training import Loop
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 GARBAGE = b"\x00\x7f\xff\xff\xffwho knows"

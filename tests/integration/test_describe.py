@@ -14,9 +14,9 @@ from esper.events.runs import CommandAccepted, RunDescribed, RunStarted
 from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
-from tests.integration.command import Esper, runner
-from tests.runlog import events, history
-from tests.training import Loop, contents
+from tests.support.command import Esper, runner
+from tests.support.logs.runlog import events, history
+from tests.support.runs.training import Loop, contents
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

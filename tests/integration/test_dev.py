@@ -20,8 +20,8 @@ from esper.dev import Cluster
 from esper.dev.jars import java, maven
 from esper.errors import EsperError
 from esper.events.topics import PARTITIONS, RUNS, SIGNALS
-from tests.brokers import missing
-from tests.integration.command import Esper, runner
+from tests.support.command import Esper, runner
+from tests.support.services.brokers import missing
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,8 @@ from esper.log import open_log
 from esper.log.kafka.address import Address
 from esper.log.kafka.registry import Registry
 from esper.log.records import run_record
-from tests.brokers import Brokers
+from tests.support.paths import ROOT
+from tests.support.services.brokers import Brokers
 
 RECORD = {
     "type": "record",
@@ -239,7 +240,7 @@ def test_a_changed_schema_is_recorded_once_and_its_committed_versions_stay(
 
 def _record_schemas() -> Any:
     """The tool, which lies in no package."""
-    path = Path(__file__).parents[2] / "tools" / "record_schemas.py"
+    path = ROOT / "tools" / "record_schemas.py"
     spec = importlib.util.spec_from_file_location("record_schemas", path)
     assert spec is not None
     assert spec.loader is not None

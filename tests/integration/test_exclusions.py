@@ -23,10 +23,10 @@ from esper.log.chain import chained, digest
 from esper.log.exclusions import exclusion_record, left_out, run_events
 from esper.log.port import Entry, Log, Position
 from esper.log.records import run_record
-from tests.forging import forged, plant
-from tests.integration.command import Esper, runner
-from tests.runlog import history
-from tests.training import Loop, contents
+from tests.support.command import Esper, runner
+from tests.support.logs.forging import forged, plant
+from tests.support.logs.runlog import history
+from tests.support.runs.training import Loop, contents
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

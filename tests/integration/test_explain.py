@@ -19,8 +19,8 @@ import esper
 from esper.log.port import Position, Record
 from esper.log.sqlite.log import SqliteLog
 from esper.tolaria.telemetry.cores import waited
-from tests.integration.command import runner
-from tests.training import Loop, examples, settings
+from tests.support.command import runner
+from tests.support.runs.training import Loop, examples, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "first-seed.md"
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "first-seed.md"
 BLOCK = re.compile(r"(?:`(?P<name>\w+\.py)`[^`]*)?```(?P<kind>python)?\n(?P<text>.*?)```", re.DOTALL)
 
 

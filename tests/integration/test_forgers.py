@@ -22,10 +22,10 @@ from esper.log.exclusions import excluded, run_events, untaken
 from esper.log.port import Entry, Log, Position, Record
 from esper.log.records import run_record
 from esper.tamiyo.run.view import RunView
-from tests.forging import EPOCHS, KINDS, forged, is_foreign, plant
-from tests.integration.command import Esper, Result, runner
-from tests.runlog import LOG_URL, events, history
-from tests.training import Loop
+from tests.support.command import Esper, Result, runner
+from tests.support.logs.forging import EPOCHS, KINDS, forged, is_foreign, plant
+from tests.support.logs.runlog import LOG_URL, events, history
+from tests.support.runs.training import Loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINED = 24  # steps

@@ -17,9 +17,9 @@ from esper.log.kafka.frames import head
 from esper.log.kafka.index import RunIndex, index_bytes, index_schema
 from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
-from tests.forging import plant
-from tests.runlog import LOG_URL, history
-from tests.training import Loop
+from tests.support.logs.forging import plant
+from tests.support.logs.runlog import LOG_URL, history
+from tests.support.runs.training import Loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

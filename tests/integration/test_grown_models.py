@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from esper.cli.main import main as esper_command
-from tests import grown_hosts
-from tests.grown_hosts import HOSTS, INPUTS
-from tests.training import Loop, settings, stages
+from tests.support.runs import grown_hosts
+from tests.support.runs.grown_hosts import HOSTS, INPUTS
+from tests.support.runs.training import Loop, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 READER = Path(grown_hosts.__file__)

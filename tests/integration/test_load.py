@@ -20,8 +20,8 @@ from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.checkpoint import weights
-from tests.runlog import events
-from tests.training import Loop, adam, contents, host, loss, settings, stages
+from tests.support.logs.runlog import events
+from tests.support.runs.training import Loop, adam, contents, host, loss, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(7))

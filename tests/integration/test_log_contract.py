@@ -19,9 +19,9 @@ from esper.log.ordering import in_order, once
 from esper.log.partitions import partition_of
 from esper.log.port import Entry, Log, Position, Record
 from esper.log.records import run_record, signal_record
-from tests.adapters import child
-from tests.histories import ENVIRONMENT, History
-from tests.log_child import records as child_records
+from tests.support.logs.log_child import records as child_records
+from tests.support.runs.histories import ENVIRONMENT, History
+from tests.support.services.adapters import child
 
 SCHEMA = schema_of(BoundaryReached)
 

@@ -28,7 +28,7 @@ from esper.log.kafka.log import KafkaLog
 from esper.log.partitions import partition_of
 from esper.log.port import MAX_BYTES, Record
 from esper.log.records import run_record
-from tests.foreign import inject
+from tests.support.logs.foreign import inject
 
 SCHEMA = schema_of(AlertRaised)
 

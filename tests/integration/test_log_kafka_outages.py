@@ -28,7 +28,7 @@ from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.writer import KafkaWriter
 from esper.log.partitions import partition_of
 from esper.log.port import Record
-from tests.brokers import Brokers
+from tests.support.services.brokers import Brokers
 
 SCHEMA = schema_of(AlertRaised)
 

@@ -31,9 +31,9 @@ from esper.log.kafka.log import KafkaLog
 from esper.log.port import Record
 from esper.log.records import signal_record
 from esper.nissa.sink.shares import GROUP
-from tests.brokers import Brokers
-from tests.secured import PASSWORD, Secured, secured_broker
-from tests.workers import Worker, digests, made_run, records
+from tests.support.services.brokers import Brokers
+from tests.support.services.secured import PASSWORD, Secured, secured_broker
+from tests.support.services.workers import Worker, digests, made_run, records
 
 SCHEMA = schema_of(AlertRaised)
 PREFIX = "guarded"

@@ -21,8 +21,8 @@ from esper.log.partitions import murmur2, partition_of
 from esper.log.port import Log
 from esper.log.sqlite.database import VERSION
 from esper.log.sqlite.log import SqliteLog
-from tests.adapters import ROOT
 from tests.integration.test_log_contract import asset, command, event, read
+from tests.support.services.adapters import ROOT
 
 
 @pytest.fixture

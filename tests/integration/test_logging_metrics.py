@@ -17,8 +17,8 @@ from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import MetricState, RunState
 from esper.tolaria.telemetry.metrics import NAMES
-from tests.runlog import events, history
-from tests.training import Loop, contents, host, settings
+from tests.support.logs.runlog import events, history
+from tests.support.runs.training import Loop, contents, host, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

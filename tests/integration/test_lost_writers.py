@@ -20,10 +20,10 @@ from esper.log.records import run_record
 from esper.log.sqlite.log import SqliteLog
 from esper.log.sqlite.log import _schema_id as schema_id
 from esper.tolaria.journal import journal as journal_module
-from tests.faulty import Fault
 from tests.integration.test_signals import send
-from tests.records import behind
-from tests.training import Loop, contents, events, history, settings
+from tests.support.logs.faulty import Fault
+from tests.support.logs.records import behind
+from tests.support.runs.training import Loop, contents, events, history, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pauses")
 

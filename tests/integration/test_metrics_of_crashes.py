@@ -16,7 +16,7 @@ from esper.events.runs import CheckpointCommitted, MetricsLogged, RunCancelled, 
 from esper.log.sqlite.log import SqliteWriter
 from esper.tamiyo.proof.verify import verify
 from tests.integration.test_signals import at, send
-from tests.training import Loop, contents, events, settings
+from tests.support.runs.training import Loop, contents, events, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Logged = dict[str, list[tuple[int, float]]]

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.many_rows import fill
 from esper.nissa.clickhouse.named_queries import Named, all_named, named
-from tests.warehouse import Database, new_database
+from tests.support.services.warehouse import Database, new_database
 
 MEASURED, OTHERS = 5, 200
 SECONDS = 5.0

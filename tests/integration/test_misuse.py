@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 import esper
 from esper.errors import UsageError
 from esper.events.runs import BoundaryReached, SeedTransitioned
-from tests.training import SETTINGS, Loop, adam, contents, examples, host, loss, settings
+from tests.support.runs.training import SETTINGS, Loop, adam, contents, examples, host, loss, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OUTSIDE = "run.step was called outside of the loop"

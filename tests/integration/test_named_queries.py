@@ -18,9 +18,9 @@ from esper.log import open_log
 from esper.log.port import Log
 from esper.nissa.clickhouse.named_queries import Named, all_named, named
 from esper.nissa.sink.sink import Sink
-from tests.stories import Story
-from tests.training import Loop, contents
-from tests.warehouse import Database, new_database
+from tests.support.runs.stories import Story
+from tests.support.runs.training import Loop, contents
+from tests.support.services.warehouse import Database, new_database
 
 LOW, MLP, CONV = "low_rank@0", "mlp@1", "conv@2"
 SITES = ("in", "mid", "out")

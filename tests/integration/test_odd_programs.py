@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from esper.errors import ModelMismatch, RunEnded, Unsupported, UsageError
 from esper.events.runs import BoundaryReached, CheckpointCommitted, RolledBack
 from esper.tamiyo.proof.verify import verify
-from tests.runlog import events
-from tests.training import Loop, contents, examples, history, host, settings, stages
+from tests.support.logs.runlog import events
+from tests.support.runs.training import Loop, contents, examples, history, host, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ from esper.events.runs import BoundaryReached, DecisionMade, RunStarted
 from esper.kasmina.kinds import KINDS
 from esper.urza import built_in
 from esper.urza.blueprint import registration
-from tests.training import Loop, contents, history
+from tests.support.runs.training import Loop, contents, history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

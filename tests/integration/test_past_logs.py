@@ -23,9 +23,10 @@ from esper.log.ordering import in_order
 from esper.log.port import Record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
+from tests.support.paths import FIXTURES
 
-FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "logs").glob("*.jsonl"))
-each_fixture = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.stem)
+LOGS = sorted((FIXTURES / "logs").glob("*.jsonl"))
+each_fixture = pytest.mark.parametrize("fixture", LOGS, ids=lambda path: path.stem)
 
 
 @cache
@@ -60,7 +61,7 @@ def uncovered(today: Any, then: Any, where: str = "") -> list[str]:
 
 
 def test_every_recorded_version_of_every_type_is_in_a_fixture() -> None:
-    wrote = {(line["name"], line["schema"]) for fixture in FIXTURES for line in read(fixture)[1]}
+    wrote = {(line["name"], line["schema"]) for fixture in LOGS for line in read(fixture)[1]}
     recorded = {(name, version.fingerprint) for name in names() if name not in OTHERS for version in past(name)}
     assert recorded - wrote == set()
 

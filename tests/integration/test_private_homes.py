@@ -17,9 +17,9 @@ from esper.cli.operating import doctor
 from esper.dev import Cluster
 from esper.dev.jars import java, maven
 from esper.errors import EsperError
-from tests.brokers import missing
 from tests.integration.test_cli_reading import QUICK
-from tests.workers import Worker
+from tests.support.services.brokers import missing
+from tests.support.services.workers import Worker
 
 
 @pytest.fixture

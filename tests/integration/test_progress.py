@@ -14,11 +14,11 @@ import pytest
 from esper.kasmina.seed.stages import Stage
 from esper.tamiyo.advice.outlook import outlook
 from esper.tamiyo.run.state import RunState
-from tests.histories import simulate
-from tests.integration.command import runner, wait_until
-from tests.runlog import events
+from tests.support.command import runner, wait_until
+from tests.support.logs.runlog import events
+from tests.support.paths import ROOT
+from tests.support.runs.histories import simulate
 
-ROOT = Path(__file__).parents[2]
 OWN = ("-c", "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0])", str(ROOT / "tests/programs/own.py"))
 LINE = re.compile(r"step \d+  [\d.]+ steps/s  loss [\d.]+  \d live seeds?  \S+")
 

@@ -20,13 +20,14 @@ from esper.client.runs import connect
 from esper.events.runs import RunPaused, RunResumed
 from esper.log import open_log
 from esper.settings import log_url
-from tests.foreign import inject
-from tests.histories import ENVIRONMENT as THERE
-from tests.histories import History
-from tests.integration.command import spawn, wait_until
 from tests.integration.test_cli_reading import QUICK, _record
+from tests.support.command import spawn, wait_until
+from tests.support.logs.foreign import inject
+from tests.support.paths import PROGRAMS
+from tests.support.runs.histories import ENVIRONMENT as THERE
+from tests.support.runs.histories import History
 
-READS = Path(__file__).parents[1] / "programs" / "reads.py"
+READS = PROGRAMS / "reads.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ANEW = "the tables are made anew from the log in a temporary folder"
 STATES = ("shut down", "killed", "killed, without -shm")

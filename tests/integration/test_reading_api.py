@@ -15,9 +15,9 @@ from esper.events.runs import SeedTransitioned
 from esper.events.topics import RUNS
 from esper.log import open_log
 from esper.log.port import Record
-from tests.integration.command import Esper, runner
-from tests.runlog import events, log_url
-from tests.training import Loop, settings
+from tests.support.command import Esper, runner
+from tests.support.logs.runlog import events, log_url
+from tests.support.runs.training import Loop, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

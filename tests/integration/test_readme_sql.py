@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from esper.nissa.clickhouse.named_queries import named
 from esper.nissa.clickhouse.questions import Questions
-from tests.warehouse import Database
+from tests.support.paths import ROOT
+from tests.support.services.warehouse import Database
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 ASKED = re.findall(r"^\$ esper sql (.*?)\n +┌─(.*?)┐\n", README, re.MULTILINE | re.DOTALL)
 TABLES = re.findall(
     r"^\| ((?:`\w+`(?:, )?)+) \| [^|]+ \|$", README.partition("| tables and views |")[2].partition("\n\n")[0], re.M

@@ -24,11 +24,11 @@ from esper.log.port import Record
 from esper.log.records import event_of, signal_record
 from esper.tamiyo.policy.remote import signal_of
 from esper.tamiyo.proof.verify import verify
-from tests.deciding import Worker, as_they_are
-from tests.integration.command import runner, wait_until
-from tests.runlog import COMPARED
-from tests.training import Loop, settings
-from tests.workers import Worker as Process
+from tests.support.command import runner, wait_until
+from tests.support.logs.runlog import COMPARED
+from tests.support.runs.deciding import Worker, as_they_are
+from tests.support.runs.training import Loop, settings
+from tests.support.services.workers import Worker as Process
 
 Answer = DecisionMade | DecisionRejected
 

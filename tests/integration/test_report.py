@@ -13,9 +13,9 @@ from esper.cli.main import main
 from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.report.gather import LINES, POINTS, Gathered, gather
 from esper.nissa.report.page import page
-from tests.integration.command import runner
-from tests.training import Loop
-from tests.warehouse import Database
+from tests.support.command import runner
+from tests.support.runs.training import Loop
+from tests.support.services.warehouse import Database
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TIME = "toDateTime('2026-01-01 00:00:00', 'UTC')"

@@ -27,7 +27,7 @@ from esper.events.runs import (
     RunStarted,
     SeedTransitioned,
 )
-from tests.training import SETTINGS, Loop, contents, examples, history, host, settings, stages
+from tests.support.runs.training import SETTINGS, Loop, contents, examples, history, host, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 START = sys.modules["esper.tolaria.start"]  # the package has a function of that name

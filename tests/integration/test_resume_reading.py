@@ -30,9 +30,9 @@ from esper.tamiyo.run import snapshot
 from esper.tamiyo.run.snapshot import from_bytes, to_bytes
 from esper.tolaria.checkpoint.store import Checkpoints
 from esper.tolaria.history import History, further, recent, whole
-from tests.faulty import Fault
-from tests.runlog import LOG_URL, history, log_url
-from tests.training import Loop, settings
+from tests.support.logs.faulty import Fault
+from tests.support.logs.runlog import LOG_URL, history, log_url
+from tests.support.runs.training import Loop, settings
 
 CRASH = 77
 

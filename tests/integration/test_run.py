@@ -31,7 +31,7 @@ from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.model.digest import digest_tree
-from tests.training import SETTINGS, Loop, contents, events, history, settings, stages
+from tests.support.runs.training import SETTINGS, Loop, contents, events, history, settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

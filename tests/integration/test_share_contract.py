@@ -17,9 +17,9 @@ from esper.events.topics import PARTITIONS, SIGNALS, TELEMETRY
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.port import Log, Share
-from tests.adapters import ROOT
-from tests.brokers import Brokers, new_log
-from tests.share_child import applied
+from tests.support.logs.share_child import applied
+from tests.support.services.adapters import ROOT
+from tests.support.services.brokers import Brokers, new_log
 
 TOPICS = (SIGNALS, TELEMETRY)
 ALL = {topic: set(range(PARTITIONS)) for topic in TOPICS}
@@ -56,7 +56,7 @@ def polled(members: list[Member], until: Callable[[], bool], patience: float = S
 @contextmanager
 def child(url: str, group: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """A process that has all partitions, and what it says from then on: whether it is sure, ten times a second."""
-    command = [sys.executable, "-m", "tests.share_child", url, group, *TOPICS]
+    command = [sys.executable, "-m", "tests.support.logs.share_child", url, group, *TOPICS]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

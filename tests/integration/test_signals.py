@@ -20,8 +20,8 @@ from esper.events.topics import SIGNALS
 from esper.log import open_log
 from esper.log.records import record_of, signal_record
 from esper.tamiyo.proof.verify import verify
-from tests.adapters import ROOT
-from tests.training import Loop, contents, events, history
+from tests.support.runs.training import Loop, contents, events, history
+from tests.support.services.adapters import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,8 +20,8 @@ from esper.nissa.sink.audit import audit
 from esper.nissa.sink.sink import Sink
 from esper.nissa.tables import migrate as migrating
 from esper.nissa.tables.migrate import migrate
-from tests.stories import START, Story
-from tests.warehouse import Database
+from tests.support.runs.stories import START, Story
+from tests.support.services.warehouse import Database
 
 
 @pytest.fixture

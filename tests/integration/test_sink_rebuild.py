@@ -9,7 +9,7 @@ import pytest
 from benchmarks.rebuild import digests, growing
 from esper.log import open_log
 from esper.nissa.sink.sink import Sink
-from tests.warehouse import Database
+from tests.support.services.warehouse import Database
 
 EVENTS = 100_000
 

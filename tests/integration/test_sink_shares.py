@@ -30,10 +30,10 @@ from esper.nissa.sink.audit import audit
 from esper.nissa.sink.shares import Shared, group_of, guarded, whole
 from esper.nissa.sink.sink import Sink
 from esper.nissa.tables.migrate import migrate
-from tests.adapters import ROOT
-from tests.integration.command import spawn, wait_until
-from tests.stories import Story
-from tests.warehouse import Database
+from tests.support.command import spawn, wait_until
+from tests.support.runs.stories import Story
+from tests.support.services.adapters import ROOT
+from tests.support.services.warehouse import Database
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -45,7 +45,7 @@ SOON = 30.0
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of an empty database, which commands use."""
-    command = [sys.executable, "-m", "tests.clickhouse_http", "0", str(tmp_path / "clickhouse")]
+    command = [sys.executable, "-m", "tests.support.services.clickhouse_http", "0", str(tmp_path / "clickhouse")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = f"clickhouse://127.0.0.1:{int(process.stdout.readline())}/shared"

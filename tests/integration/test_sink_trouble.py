@@ -31,9 +31,9 @@ from esper.nissa.sink.losses import losses
 from esper.nissa.sink.process import Progress, follow
 from esper.nissa.sink.sink import Sink
 from esper.nissa.tables import migrate
-from tests import histories
-from tests.stories import START, Story
-from tests.warehouse import Database
+from tests.support.runs import histories
+from tests.support.runs.stories import START, Story
+from tests.support.services.warehouse import Database
 
 
 @pytest.fixture

@@ -28,10 +28,11 @@ from esper.log import open_log
 from esper.log.kafka.address import Address
 from esper.log.ordering import in_order
 from esper.log.records import event_of, record_of
-from tests.integration.command import spawn, wait_until
-from tests.training import Loop, contents
+from tests.support.command import spawn, wait_until
+from tests.support.paths import PROGRAMS
+from tests.support.runs.training import Loop, contents
 
-CLIENT = Path(__file__).parents[1] / "programs" / "stock_client.py"
+CLIENT = PROGRAMS / "stock_client.py"
 
 
 def client(url: str, verb: str, topic: str, *words: str) -> list[str]:
@@ -56,7 +57,7 @@ class Paused:
 
 @pytest.fixture(scope="module")
 def paused(shared_brokers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paused]:
-    from tests.brokers import new_log
+    from tests.support.services.brokers import new_log
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ESPER_REGISTRY", shared_brokers.registry)

@@ -18,9 +18,9 @@ from esper.log.sqlite.log import SqliteLog
 from esper.nissa.sink.sink import Sink
 from esper.settings import Telemetry
 from esper.tolaria.telemetry.recorder import Recorder
-from tests.runlog import history, log_url
-from tests.training import Loop, settings
-from tests.warehouse import Database
+from tests.support.logs.runlog import history, log_url
+from tests.support.runs.training import Loop, settings
+from tests.support.services.warehouse import Database
 
 MEASURED = settings(telemetry={"every": 1, "sites": 5, "seconds": 0.2})
 

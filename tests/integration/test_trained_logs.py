@@ -22,12 +22,12 @@ from esper.log.ordering import once
 from esper.settings import log_url
 from esper.tamiyo.proof.verify import verify
 from esper.tasks.fashion_mnist import folder
-from tests.deciding import Worker
-from tests.histories import changed, find
-from tests.integration.command import runner
-from tests.mutations import mutations
-from tests.records import record_of_event
-from tests.runlog import events as events_of
+from tests.support.command import runner
+from tests.support.logs.mutations import mutations
+from tests.support.logs.records import record_of_event
+from tests.support.logs.runlog import events as events_of
+from tests.support.runs.deciding import Worker
+from tests.support.runs.histories import changed, find
 
 RUN = "trained"
 QUICK = (

@@ -20,10 +20,10 @@ from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
 from esper.log.kafka.registry import subject_of
 from esper.log.records import signal_record
-from tests.integration.command import runner
 from tests.integration.test_signals import at
-from tests.runlog import LOG_URL
-from tests.training import Loop, contents
+from tests.support.command import runner
+from tests.support.logs.runlog import LOG_URL
+from tests.support.runs.training import Loop, contents
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import esper
 from esper.errors import EsperError
 from esper.integrations.transformers import from_pretrained
-from tests.growing import grow
+from tests.support.runs.growing import grow
 
 SITES = ("model.layers.0.mlp.up_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj")
 TOKENS = torch.arange(10)[None]

@@ -22,10 +22,19 @@ from esper.log.partitions import partition_of
 from esper.log.records import asset_record, signal_record
 from esper.tamiyo.run.view import LARGEST
 from esper.urza import register
-from tests.brokers import new_log
-from tests.forging import forged, is_foreign, plant
-from tests.integration.command import Result, wait_until
-from tests.workers import Worker, changelog, digests, free_port, made_run, records, write_run, write_run_on
+from tests.support.command import Result, wait_until
+from tests.support.logs.forging import forged, is_foreign, plant
+from tests.support.services.brokers import new_log
+from tests.support.services.workers import (
+    Worker,
+    changelog,
+    digests,
+    free_port,
+    made_run,
+    records,
+    write_run,
+    write_run_on,
+)
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = folder.glob("esper_training-*.whl")
@@ -53,10 +53,10 @@ def test_the_wheel_holds_nothing_but_esper(wheel):
     tops = {name.split("/")[0] for name in names}
     (info,) = (top for top in tops if top.endswith(".dist-info"))
     assert tops == {"esper", "streams", info}
-    folder = REPOSITORY / "schemas"
+    folder = ROOT / "schemas"
     schemas = {f"esper/schemas/{path.relative_to(folder)}" for path in folder.rglob("*.*")}
     assert schemas <= set(names)
-    rest = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "esper").rglob("*.*") if path.is_file()}
+    rest = {path.relative_to(ROOT) for path in (ROOT / "esper").rglob("*.*") if path.is_file()}
     data = {str(path) for path in rest if path.suffix not in (".py", ".pyc")}
     assert {Path(path).suffix for path in data} >= {".json", ".sql", ".j2", ".css", ".js", ".md"}
     assert data <= set(names)

@@ -10,9 +10,9 @@ import pytest
 
 from esper.cli.main import main
 from streams import app
-from tests.brokers import Brokers, new_log
-from tests.integration.command import wait_until
-from tests.workers import Worker, free_port, made_run, write_run
+from tests.support.command import wait_until
+from tests.support.services.brokers import Brokers, new_log
+from tests.support.services.workers import Worker, free_port, made_run, write_run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import esper
-from tests.training import examples, loss, settings
+from tests.support.runs.training import examples, loss, settings
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,9 +20,9 @@ from esper.tamiyo.policy.observation import digest, observe
 from esper.tamiyo.proof.verify import verify
 from esper.tamiyo.run.fold import apply, fold
 from esper.tamiyo.run.state import RunState, settings_of
-from tests.histories import RUN, History, simulate
+from tests.support.paths import ROOT
+from tests.support.runs.histories import RUN, History, simulate
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -170,7 +169,7 @@ def test_a_history_that_nobody_touched_verifies(history: History) -> None:
 
 SCRIPT = """
 import random
-from tests.histories import simulate
+from tests.support.runs.histories import simulate
 from esper.tamiyo.policy.observation import digest, observe
 for seed in range(5):
     state = simulate(random.Random(seed), 30).state
@@ -181,9 +180,9 @@ for seed in range(5):
 def test_digests_are_equal_in_every_process() -> None:
     found = set()
     for salt in ("0", "1", "random"):
-        environment = {**os.environ, "PYTHONHASHSEED": salt, "PYTHONPATH": str(REPOSITORY)}
+        environment = {**os.environ, "PYTHONHASHSEED": salt, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", SCRIPT]
-        done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
         assert len(done.stdout.split()) == 10
         found.add(done.stdout)
     assert len(found) == 1
@@ -193,4 +192,4 @@ def test_reading_a_run_imports_no_torch() -> None:
     modules = "run.fold, run.sites, policy.observation, policy.policies, proof.verify, proof.why"
     imports = "; ".join(f"import esper.tamiyo.{each}" for each in modules.split(", "))
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

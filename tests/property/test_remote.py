@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from esper.events.runs import Alternative, DecisionMade, DecisionRejected
 from esper.events.signals import DecisionProposed
-from tests.deciding import Play
-from tests.histories import BLUEPRINTS
+from tests.support.runs.deciding import Play
+from tests.support.runs.histories import BLUEPRINTS
 
 numbers = st.one_of(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.floats(width=64))
 texts = st.one_of(st.sampled_from(["a", "b", "wait", "germinate", "", "a#1", "x" * 5000]), st.text(max_size=8))

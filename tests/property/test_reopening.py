@@ -22,8 +22,8 @@ from esper.tamiyo.run.state import RunState
 from esper.tolaria.journal import journal as journal_module
 from esper.tolaria.journal.journal import Journal
 from esper.tolaria.journal.reopening import Writers, is_on_the_log, renumbered
-from tests.faulty import Fault, FaultyLog
-from tests.histories import ENVIRONMENT, RUN, simulate
+from tests.support.logs.faulty import Fault, FaultyLog
+from tests.support.runs.histories import ENVIRONMENT, RUN, simulate
 
 FAULTS: list[Fault] = [None, "away", "lost before", "lost after"]
 
@@ -96,7 +96,7 @@ def new_epochs(events: list[Event]) -> list[Event]:
 def test_a_transaction_is_known_again_exactly_if_it_is_there(
     seed: int, epoch: int, sequence: int, data: st.DataObject
 ) -> None:
-    from tests.unit.test_reopening import record
+    from tests.unit.tolaria.journal.test_reopening import record
 
     records = [record(place, step=seed) for place in range(1, 8)]
     moved = renumbered(records, epoch, sequence)

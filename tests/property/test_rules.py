@@ -21,7 +21,7 @@ from esper.tamiyo.proof.verify import transactions, verify
 from esper.tamiyo.rules import script
 from esper.tamiyo.run.fold import apply
 from esper.tamiyo.run.state import RunState, SeedState
-from tests.histories import FOLDS, RUN, History, Simulation
+from tests.support.runs.histories import FOLDS, RUN, History, Simulation
 
 HOST = {"BLENDING", "HOLDING"}
 

@@ -17,8 +17,8 @@ from esper.tamiyo.run import snapshot
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.snapshot import Folded, from_bytes, to_bytes
 from esper.tamiyo.run.state import MEASUREMENTS, RunState
-from tests.histories import RUN, History, health
 from tests.property.test_folds import histories
+from tests.support.runs.histories import RUN, History, health
 
 some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

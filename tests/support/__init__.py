@@ -1,0 +1,1 @@
+"""What tests share: services to test against, logs and runs to test with."""

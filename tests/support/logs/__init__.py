@@ -1,0 +1,1 @@
+"""Logs to test with: copies, forgeries, damage, faults."""

@@ -1,0 +1,1 @@
+"""Runs to test with: small trainings, and histories made by hand."""

@@ -1,0 +1,1 @@
+"""Services to test against: brokers, ClickHouse, workers."""
