@@ -25,9 +25,7 @@ def test_there_are_five_questions_and_tables() -> None:
 
 
 @pytest.mark.parametrize(("question", "header"), ASKED)
-def test_a_question_of_the_page_gives_the_columns_that_it_shows(
-    question: str, header: str, database: Database
-) -> None:
+def test_a_question_of_the_page_gives_the_columns_that_it_shows(question: str, header: str, database: Database) -> None:
     given = {"run": "a"}
     if name := re.search(r"--named (\w+)", question):
         query = named(name[1])

@@ -19,7 +19,9 @@ def test_every_path_that_the_page_names_exists() -> None:
 
 
 def test_every_package_folder_is_named() -> None:
-    found = {init.parent.relative_to(ROOT) for top in ("esper", "streams") for init in (ROOT / top).rglob("__init__.py")}
+    found = {
+        init.parent.relative_to(ROOT) for top in ("esper", "streams") for init in (ROOT / top).rglob("__init__.py")
+    }
     named = {Path(name) for name in NAMED if name.endswith("/")}
     held_by_others = {Path("esper"), Path("esper/tamiyo")}  # whose parts are rows of their own
     assert found - named - held_by_others == set()
