@@ -22,8 +22,6 @@ from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.clickhouse.warehouse import EMBEDDED
 from esper.nissa.embedded.database import analytics_url, opened
 from esper.nissa.embedded.server import serving, socket_path
-from esper.nissa.prometheus import of_sink
-from esper.nissa.prometheus import serving as serving_metrics
 from esper.nissa.sink.losses import Loss, losses
 from esper.nissa.sink.process import Progress, follow, lag
 from esper.nissa.sink.shares import group_of, guarded, whole
@@ -68,7 +66,10 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
         else:
             share = stack.enter_context(log.share(ANALYSED, group_of(client)))
         filling = Sink(guarded(client, share) if share else client, log, url)
-        stack.enter_context(serving_metrics(address, lambda: of_sink(progress, lag(filling, log))))
+        if address:
+            from esper.nissa import prometheus
+
+            stack.enter_context(prometheus.serving(address, lambda: prometheus.of_sink(progress, lag(filling, log))))
         click.echo(f"sink: {place.log} into {url}; Ctrl-C ends it", err=True)
         follow(filling, stop, progress, share)
     if place.json:

@@ -20,6 +20,7 @@ import click
 from esper.cli.options import Place, common
 from esper.cli.output import print_json, print_table
 from esper.errors import EsperError
+from esper.extras import WHAT, is_there, remedy
 from esper.system.private import open_to_others
 from esper.version import __version__
 
@@ -119,6 +120,11 @@ def _packages(place: Place) -> Iterator[Finding]:
             importlib.import_module(name)
         except (ImportError, OSError) as error:
             yield Finding(name, "broken", str(error), f"install {name} again (make setup, or pip install {name})")
+
+    for extra, what in WHAT.items():
+        there = is_there(extra)
+        found, change = ("installed", "") if there else (f"not installed, so no {what}", remedy(extra))
+        yield Finding(f"extra {extra}", "ok", found, change)
 
 
 def _sqlite(place: Place) -> Iterator[Finding]:

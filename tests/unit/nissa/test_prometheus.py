@@ -52,11 +52,6 @@ def test_a_sink_tells_its_lag_by_topic() -> None:
     assert found["esper_sink_caught_up_timestamp_seconds"] == 12.5
 
 
-def test_nothing_is_served_unless_asked_for() -> None:
-    with serving(None, lambda: pytest.fail("it was measured")) as url:
-        assert url == ""
-
-
 @pytest.mark.parametrize(
     ("address", "said"),
     [
