@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from esper.errors import UsageError
 from esper.extras import naming_extras
 from esper.kasmina.seed.stages import Stage
-from esper.nissa.sink.process import Progress
+from esper.nissa.sink.process import SinkProgress
 from esper.system.hosts import REFUSED, is_loopback, is_own
 from esper.tamiyo.run.state import RunState
 
@@ -90,7 +90,7 @@ def of_run(state: RunState, step: int, committed: int, dropped: int) -> Iterator
     yield seeds
 
 
-def of_sink(progress: Progress, behind: dict[str, int]) -> Iterator[Metric]:
+def of_sink(progress: SinkProgress, behind: dict[str, int]) -> Iterator[Metric]:
     """A sink's."""
     yield CounterMetricFamily("esper_sink_records", "Records written to ClickHouse", progress.records)
     yield CounterMetricFamily(
