@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,7 +28,8 @@ WHAT = {
 
 def is_there(extra: str) -> bool:
     """Whether the extra is installed."""
-    return importlib.util.find_spec(EXTRAS[extra][0]) is not None
+    name = EXTRAS[extra][0]
+    return name in sys.modules or importlib.util.find_spec(name) is not None
 
 
 def remedy(extra: str) -> str:

@@ -1,1 +1,1 @@
-"""Nissa: watching a run. Anomalies are pure functions of its folded state."""
+"""Nissa: watching runs. ClickHouse's tables and the sink that fills them, questions, the report, metrics."""

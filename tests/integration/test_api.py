@@ -1,4 +1,4 @@
-"""The Python API as the README shows it: signatures, the loop, what each call gives."""
+"""The Python API as docs/python.md shows it: signatures, the loop, what each call gives."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_signatures_are_the_documented_ones() -> None:
     assert set(resume) >= {"gate_data", "state", "clip_norm", "sites", "home", "log"}
 
 
-def test_the_loop_of_the_readme_trains_and_completes(tmp_path: Path) -> None:
+def test_the_loop_of_the_page_trains_and_completes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

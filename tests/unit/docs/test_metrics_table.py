@@ -1,4 +1,4 @@
-"""The README's table of Prometheus series against what trainers, workers and sinks serve."""
+"""docs/prometheus.md's table of series against what trainers, workers and sinks serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from esper.nissa.sink.process import lag
 from tests.support.paths import ROOT
 from tests.support.services.measured import Served, served
 
-README = (ROOT / "README.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "prometheus.md").read_text("utf-8")
 ROW = re.compile(r"^\| `(esper_\w+)(?:\{([\w, ]+)\})?` \| (\w+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 
 
@@ -24,12 +24,12 @@ def _rows(each: Served) -> list[tuple[str, str, str, str]]:
 
 
 def test_the_table_has_every_series_as_it_is_served_and_no_other() -> None:
-    told = [(name, labels, kind, meaning) for name, labels, kind, _, meaning in ROW.findall(README)]
+    told = [(name, labels, kind, meaning) for name, labels, kind, _, meaning in ROW.findall(PAGE)]
     assert told == [row for each in served() for row in _rows(each)]
 
 
 def test_a_unit_in_a_name_is_that_of_the_table() -> None:
-    for name, _, _, unit, _ in ROW.findall(README):
+    for name, _, _, unit, _ in ROW.findall(PAGE):
         assert unit == "s" or "_seconds" not in name, name
 
 

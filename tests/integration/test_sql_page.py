@@ -1,4 +1,4 @@
-"""What the README asks in SQL can be asked, and gives the columns that it shows."""
+"""What docs/sql.md asks can be asked, and gives the columns that it shows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from esper.nissa.clickhouse.questions import Questions
 from tests.support.paths import ROOT
 from tests.support.services.warehouse import Database
 
-README = (ROOT / "README.md").read_text("utf-8")
-ASKED = re.findall(r"^\$ esper sql (.*?)\n +┌─(.*?)┐\n", README, re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "sql.md").read_text("utf-8")
+ASKED = re.findall(r"^\$ esper sql (.*?)\n +┌─(.*?)┐\n", PAGE, re.MULTILINE | re.DOTALL)
 TABLES = re.findall(
-    r"^\| ((?:`\w+`(?:, )?)+) \| [^|]+ \|$", README.partition("| tables and views |")[2].partition("\n\n")[0], re.M
+    r"^\| ((?:`\w+`(?:, )?)+) \| [^|]+ \|$", PAGE.partition("| tables and views |")[2].partition("\n\n")[0], re.M
 )
 
 
@@ -25,9 +25,7 @@ def test_there_are_five_questions_and_tables() -> None:
 
 
 @pytest.mark.parametrize(("question", "header"), ASKED)
-def test_a_question_of_the_readme_gives_the_columns_that_it_shows(
-    question: str, header: str, database: Database
-) -> None:
+def test_a_question_of_the_page_gives_the_columns_that_it_shows(question: str, header: str, database: Database) -> None:
     given = {"run": "a"}
     if name := re.search(r"--named (\w+)", question):
         query = named(name[1])
@@ -39,6 +37,6 @@ def test_a_question_of_the_readme_gives_the_columns_that_it_shows(
     assert [column["name"] for column in answer["meta"]] == [name.strip("─") for name in header.split("┬")]
 
 
-def test_the_tables_of_the_readme_are_there(database: Database) -> None:
+def test_the_tables_of_the_page_are_there(database: Database) -> None:
     told = {name for row in TABLES for name in re.findall(r"\w+", row)}
     assert told <= {name for (name,) in database.rows("SHOW TABLES")}
