@@ -1,9 +1,10 @@
 # make demo    set up, then train a growing network on Fashion-MNIST and show what happened
-# make test    set up, then lint, type-check and run the whole test suite
+# make test    set up, then lint, type-check and run the test suite, without what takes longest
+# make test-slow         that: brokers away for long, killed sinks, rights, the light installation
 # make kafka   start Apache Kafka and a schema registry on this machine (BROKERS=3 for three), print their addresses
 # make kafka-down        stop them
 # make test-containers   the log's contract and a broker's kill in Docker
-# make test-all          make test, then the whole suite in Docker
+# make test-all          make test and test-slow, then both in Docker
 # make setup   only set up: .venv, and Fashion-MNIST in a cache folder
 # make bench   measure what Esper costs
 # make bench-kafka  measure it on Kafka: ESPER_LOG's, else a broker started for it
@@ -33,7 +34,7 @@ CONTAINED := tests/integration/test_log_contract.py tests/chaos/test_outages.py 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test container-image test-containers test-all kafka kafka-down lint schemas bench bench-kafka bench-sql bench-integrity clean
+.PHONY: help setup data demo test test-slow container-image test-containers test-all kafka kafka-down lint schemas bench bench-kafka bench-sql bench-integrity clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -63,8 +64,12 @@ schemas: .venv/complete
 # Without Fashion-MNIST the suite says which tests it left out.
 test: .venv/complete lint
 	@tools/fashion-mnist.sh || echo "test: going on without Fashion-MNIST"
-	@echo "test: running the suite; usually some 30 minutes on 2 cores, of which Kafka takes most"
-	@$(PYTEST) $(TESTS)
+	@echo "test: running the suite; usually some 15 minutes on 2 cores"
+	@$(PYTEST) -m "not slow" $(TESTS)
+
+test-slow: .venv/complete
+	@echo "test-slow: running the longest tests; usually some 15 minutes on 2 cores"
+	@$(PYTEST) -m slow $(TESTS)
 
 # apache/kafka, or an image built here; not within a test, whose time is limited.
 container-image: .venv/complete
@@ -73,7 +78,7 @@ container-image: .venv/complete
 test-containers: .venv/complete container-image
 	@ESPER_TEST_BROKER=docker $(BIN)/python -m pytest $(CONTAINED)
 
-test-all: test container-image
+test-all: test test-slow container-image
 	@ESPER_TEST_BROKER=docker $(PYTEST) $(TESTS)
 
 kafka: .venv/complete

@@ -41,6 +41,10 @@ class UsageError(EsperError):
     pass
 
 
+class ExtraMissing(EsperError):
+    """A package that an extra brings is not installed."""
+
+
 class RunExists(EsperError):
     pass
 

@@ -14,7 +14,7 @@ from esper.events.runs import CheckpointCommitted
 from esper.events.topics import ASSETS
 from esper.kasmina.seed.stages import IllegalMove, Stage
 from esper.log.exclusions import run_events
-from esper.log.integrity import Checked, Finding, check_log
+from esper.log.integrity import Checked, Damage, check_log
 from esper.log.port import Entry, Log
 from esper.log.records import event_of
 from esper.tamiyo.proof.verify import verify
@@ -28,7 +28,7 @@ GRACE = 3600.0
 
 
 @dataclass(slots=True)
-class Report:
+class IntegrityReport:
     """What was looked at and found; ``left_over`` are files that nothing names, by the folder of a run or KERNELS."""
 
     log: Checked
@@ -39,17 +39,17 @@ class Report:
     strangers: list[str] = field(default_factory=list)  # runs in the store that are not on this log
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Damage]:
         return self.log.findings
 
 
-def check(log: Log, store: ArtifactStore, run_id: str | None = None, *, own: bool = False) -> Report:
+def check(log: Log, store: ArtifactStore, run_id: str | None = None, *, own: bool = False) -> IntegrityReport:
     """Look at everything, or at what is one run's. ``own`` says that the store's runs are on this very log, so one that
     is only in the store is lost.
 
     Raises LogError and EsperError where it cannot be read now.
     """
-    report = Report(check_log(log, run_id))
+    report = IntegrityReport(check_log(log, run_id))
     compiled = _compiled(log)
     in_store = {key.split("/")[1] for key in store.keys("runs/")}
     named: set[str] = set()
@@ -83,7 +83,7 @@ def check(log: Log, store: ArtifactStore, run_id: str | None = None, *, own: boo
     return report
 
 
-def repair(report: Report, log: Log, store: ArtifactStore) -> Iterator[str]:
+def repair(report: IntegrityReport, log: Log, store: ArtifactStore) -> Iterator[str]:
     """Remove what is left over and older than GRACE, but of runs that have a trainer, or of which anything is wrong:
     what their log says of their files may not be so. Says what was done."""
     for folder in report.left_over:
@@ -112,7 +112,7 @@ def repair(report: Report, log: Log, store: ArtifactStore) -> Iterator[str]:
         yield f"half-written files removed, {swept:,} bytes"
 
 
-def _doubt(report: Report, log: Log, run_id: str | None) -> str | None:
+def _doubt(report: IntegrityReport, log: Log, run_id: str | None) -> str | None:
     """Why nothing may be removed; None if the runs are whole and follow the rules."""
     for name in report.log.orders if run_id is None else [run_id]:
         if any(each.run_id in (name, None) for each in report.findings):
@@ -143,7 +143,7 @@ class _Run:
     """The files of one run. A file that several checkpoints name is looked at once."""
 
     def __init__(
-        self, report: Report, store: ArtifactStore, state: RunState, compiled: dict[str, bool], ahead: bool
+        self, report: IntegrityReport, store: ArtifactStore, state: RunState, compiled: dict[str, bool], ahead: bool
     ) -> None:
         self._report, self._store, self._state, self._compiled = report, store, state, compiled
         self._run_id, self._folder, self._ahead = state.run_id, f"runs/{state.run_id}", ahead
@@ -230,7 +230,7 @@ def _told(entry: Entry, error: DecodeError) -> None:
     """What is none of the run's events was found before."""
 
 
-def _find_ahead(report: Report, store: ArtifactStore, run_id: str, end: int) -> bool:
+def _find_ahead(report: IntegrityReport, store: ArtifactStore, run_id: str, end: int) -> bool:
     """Find the newest checkpoint in the store that was taken behind event ``end``, where the log ends. No manifest is
     written before the log has what it includes, so there the log's end, or all of the run, is lost."""
     newest = (end, 0, "")  # event, step, key

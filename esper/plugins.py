@@ -20,7 +20,7 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 
-class Registry(Generic[T]):
+class Plugins(Generic[T]):
     """The objects of type ``of``, by name: ``attribute`` of every module in ``package`` whose name does not begin with
     an underscore, and what the entry points of ``group`` name (``[project.entry-points."GROUP"]`` of any installed
     package). ``what`` is the word for one of them in errors, ``key`` what it is called by instead of its name alone.

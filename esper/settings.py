@@ -34,7 +34,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Boundary(Section):
+class BoundarySettings(Section):
     steps: Positive = Field(50, description="steps between two boundaries")
     health_sites: Positive = Field(
         64, description="sites whose health is sampled at a boundary, at most; they take turns"
@@ -75,7 +75,7 @@ class Blending(Section):
     holding_steps: Positive = Field(100, description="steps at full effect before the audit")
 
 
-class Verdict(Section):
+class VerdictSettings(Section):
     alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of keeping a useless seed, over all verdicts of a run")
     delta: float = Field(0.002, ge=0, description="least gain in mean loss")
     rent: float = Field(1e-7, ge=0, description="least gain in mean loss per added parameter")
@@ -84,12 +84,12 @@ class Verdict(Section):
     )
 
 
-class Gate(Section):
+class GateSettings(Section):
     folds: Annotated[int, Field(ge=3)] = Field(10, description="folds of the gate data")
     limit_mb: Positive = Field(512, description="largest gate data held in memory, in MB")
 
 
-class Policy(Section):
+class PolicySettings(Section):
     name: str = Field("heuristic", description="policy that decides: heuristic, or one that a package brings")
     seeds: Annotated[int, Field(ge=0)] = Field(8, description="seeds germinated in a run, at most; 0 never grows")
     renewal: Annotated[int, Field(ge=0)] = Field(
@@ -102,7 +102,7 @@ class Policy(Section):
     embargo: Positive = Field(100, description="steps of the first embargo of a site; doubles with each cull there")
 
 
-class Decision(Section):
+class DecisionSettings(Section):
     where: Literal["local", "remote"] = Field("local", description="who decides: the trainer, or a policy elsewhere")
     lag: Positive = Field(1, description="boundaries between the one that a remote policy saw and the one it acts at")
     wait: float = Field(1.0, ge=0, description="seconds that a boundary waits for a remote decision, at most")
@@ -148,16 +148,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, _Environment(settings_cls)
 
-    boundary: Boundary = Boundary()
+    boundary: BoundarySettings = BoundarySettings()
     checkpoint: Checkpoint = Checkpoint()
     log: LogSettings = LogSettings()
     telemetry: Telemetry = Telemetry()
     training: Training = Training()
     blending: Blending = Blending()
-    verdict: Verdict = Verdict()
-    gate: Gate = Gate()
-    policy: Policy = Policy()
-    decision: Decision = Decision()
+    verdict: VerdictSettings = VerdictSettings()
+    gate: GateSettings = GateSettings()
+    policy: PolicySettings = PolicySettings()
+    decision: DecisionSettings = DecisionSettings()
     governor: Governor = Governor()
 
 

@@ -2,3 +2,7 @@
 
 ``streams.host.safe`` holds all that Faust needs to keep what we promise; nothing else here works around it.
 """
+
+from esper.extras import require
+
+require("workers")

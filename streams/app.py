@@ -21,7 +21,7 @@ from streams.host import safe, tables
 from streams.host.brokers import Brokers, quieten
 from streams.host.records import Records, in_thread
 from streams.host.security import credentials
-from streams.serving.served import Place
+from streams.serving.served import WorkerOptions
 from streams.serving.web import Web
 from streams.views import generations
 from streams.views.generations import Generation
@@ -34,7 +34,7 @@ FOLLOWING = 2.0
 class Views(safe.SafeApp):
     """The views of one generation. ``switched`` is set when another has become the live one."""
 
-    def __init__(self, generation: Generation, place: Place, *, building: bool = False) -> None:
+    def __init__(self, generation: Generation, place: WorkerOptions, *, building: bool = False) -> None:
         log = generation.log
         super().__init__(
             generation.app,

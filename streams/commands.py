@@ -27,7 +27,7 @@ from esper.system.hosts import is_loopback
 from esper.system.locks import locked
 from esper.system.private import make_folder, open_file
 from streams import app, rebuild
-from streams.serving.served import Place
+from streams.serving.served import WorkerOptions
 from streams.views import generations, verify
 
 TOKEN = 16
@@ -93,7 +93,7 @@ def worker(place: cli.Place, host: str, port: int, data: Path | None, name: str)
     for topic in (RUNS, SIGNALS, ASSETS, DEADLETTER):
         log.partitions(topic)  # or says what is missing
     generation = generations.live(log)
-    here = Place(
+    here = WorkerOptions(
         name=name,
         host=host,
         port=port,

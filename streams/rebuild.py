@@ -14,7 +14,7 @@ from esper.errors import WorkerFailed
 from esper.events.topics import ASSETS, DEADLETTER, RUNS, SIGNALS
 from esper.log.kafka.log import KafkaLog
 from streams import app
-from streams.serving.served import Place
+from streams.serving.served import WorkerOptions
 from streams.views import generations
 from streams.views.generations import Generation
 
@@ -29,7 +29,7 @@ def rebuild(before: Generation) -> Generation:
     new = Generation(log, before.number + 1)
     generations.prepare(new)
     with tempfile.TemporaryDirectory(prefix="esper-views-") as folder:
-        place = Place(name="rebuild", host="127.0.0.1", port=0, data=Path(folder))
+        place = WorkerOptions(name="rebuild", host="127.0.0.1", port=0, data=Path(folder))
         ends = _ends(log)
         builder = app.run(lambda: _Builder(new, place, ends))
     if not builder.caught_up:
@@ -42,7 +42,7 @@ def rebuild(before: Generation) -> Generation:
 class _Builder(app.Views):
     """Fills a generation until it has ``ends``, then stops."""
 
-    def __init__(self, generation: Generation, place: Place, ends: dict[TP, int]) -> None:
+    def __init__(self, generation: Generation, place: WorkerOptions, ends: dict[TP, int]) -> None:
         super().__init__(generation, place, building=True)
         self._ends = ends
         self.caught_up = False

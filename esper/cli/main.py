@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from esper.errors import EsperError, RunEnded, UsageError
+from esper.extras import missing
 from esper.kasmina.seed.stages import IllegalMove
 from esper.version import __version__
 
@@ -123,6 +124,8 @@ def _explain(error: BaseException) -> int:
             text = f"the log holds what cannot have happened: {error}; esper verify RUN says where"
         case EsperError():
             text = str(error)
+        case ModuleNotFoundError() if (known := missing(error)) is not None:
+            text = str(known)
         case OSError() if error.errno == errno.EPIPE:
             # Whoever read our output has left; nothing more may be written, at exit neither.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

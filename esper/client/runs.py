@@ -17,6 +17,7 @@ from esper.errors import EsperError, RunNotFound, UsageError
 from esper.events import Event
 from esper.events.runs import BoundaryReached, CheckpointCommitted, DecisionMade, MetricsLogged, RunStarted
 from esper.events.topics import ASSETS
+from esper.extras import naming_extras
 from esper.log.ordering import once
 from esper.log.port import Log
 from esper.settings import Settings, log_url
@@ -108,7 +109,8 @@ class Connection:
         ``{name:Type}`` in ``query`` stands for the parameter ``name``. The database is brought up to the log's end
         first. Raises UsageError for what is not allowed, AnalyticsError with ClickHouse's own words.
         """
-        import pyarrow
+        with naming_extras():
+            import pyarrow
 
         from esper.nissa.embedded.database import Embedded, analytics_url
 
@@ -243,7 +245,8 @@ class RunRecord:
         what ``run.log`` was given, under the prefix ``logged/`` where they bear one of these three names. ``metrics``
         chooses and orders the columns; ``at`` ends it as ``state`` does. Raises UsageError for an unknown metric.
         """
-        import pyarrow
+        with naming_extras():
+            import pyarrow
 
         last = self.state(at).sequence
         columns: dict[str, dict[int, float]] = {}

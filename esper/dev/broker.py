@@ -31,7 +31,7 @@ rootLogger.appenderRef.out.ref=out
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class BrokerNode:
     number: int
     port: int
     controller_port: int
@@ -75,7 +75,7 @@ def settings(brokers: int) -> dict[str, str]:
 
 
 def prepare(
-    jars: Jars, node: Node, nodes: Sequence[Node], cluster_id: str, folder: Path, more: Mapping[str, str]
+    jars: Jars, node: BrokerNode, nodes: Sequence[BrokerNode], cluster_id: str, folder: Path, more: Mapping[str, str]
 ) -> None:
     """Write the broker's configuration, with ``more`` settings, into ``folder``; format its storage if that is new."""
     make_folder(folder)

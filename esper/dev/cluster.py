@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from esper.dev import broker, registry
-from esper.dev.broker import Node
+from esper.dev.broker import BrokerNode
 from esper.dev.jars import Jars, fetched
 from esper.dev.ports import answers, free_ports, is_free
 from esper.dev.processes import Process, alive, stop
@@ -50,7 +50,7 @@ class Service:
 @dataclass(slots=True)
 class _State:
     cluster_id: str
-    nodes: list[Node]
+    nodes: list[BrokerNode]
     registry_port: int | None
     processes: dict[str, Process] = field(default_factory=dict)
 
@@ -148,7 +148,7 @@ class Cluster:
 
         self._bring_up(state, names, start, lambda: set(numbers) <= _answering(nodes))
 
-    def _launch_brokers(self, jars: Jars, state: _State, nodes: list[Node]) -> None:
+    def _launch_brokers(self, jars: Jars, state: _State, nodes: list[BrokerNode]) -> None:
         for port in (port for node in nodes for port in (node.port, node.controller_port)):
             self._check_free(port)
         with ThreadPoolExecutor(max(1, len(nodes))) as pool:
@@ -158,7 +158,7 @@ class Cluster:
             state.processes[_name(node.number)] = broker.start(jars, self._folder(_name(node.number)), heap=heap)
             self._write(state)
 
-    def _prepare(self, jars: Jars, state: _State, node: Node) -> None:
+    def _prepare(self, jars: Jars, state: _State, node: BrokerNode) -> None:
         folder = self._folder(_name(node.number))
         broker.prepare(jars, node, state.nodes, state.cluster_id, folder, self.settings)
 
@@ -219,7 +219,7 @@ class Cluster:
 
     def _new(self, brokers: int, with_registry: bool) -> _State:
         ports = free_ports(2 * brokers + 1)
-        nodes = [Node(n + 1, ports[2 * n], ports[2 * n + 1]) for n in range(brokers)]
+        nodes = [BrokerNode(n + 1, ports[2 * n], ports[2 * n + 1]) for n in range(brokers)]
         state = _State(broker.new_cluster_id(), nodes, ports[-1] if with_registry else None)
         self._write(state)
         return state
@@ -236,7 +236,7 @@ class Cluster:
             said = json.loads(path.read_text())
             return _State(
                 said["cluster_id"],
-                [Node(**node) for node in said["nodes"]],
+                [BrokerNode(**node) for node in said["nodes"]],
                 said["registry_port"],
                 {name: Process(**process) for name, process in said["processes"].items()},
             )
@@ -274,7 +274,7 @@ def _pid(state: _State, name: str) -> int | None:
     return process.pid if process is not None and alive(process) else None
 
 
-def _answering(nodes: list[Node]) -> set[int]:
+def _answering(nodes: list[BrokerNode]) -> set[int]:
     """The numbers of those that answer; for some seconds the others still believe in one that was killed."""
     listening = {node.number: node.address for node in nodes if answers(node.port)}
     return listening.keys() & broker.known_brokers(listening.values()) if listening else set()

@@ -18,7 +18,7 @@ KAFKA = "4.2.1"
 POM = Path(__file__).with_name("pom.xml")
 INSTALL = "sudo apt-get install openjdk-17-jre-headless maven"
 _JAVA = 17
-_PATIENCE = 600.0
+_FETCH_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,9 @@ def _maven(folder: Path) -> None:
     java()
     command = [maven(), "-q", "-B", "-f", str(POM), f"-Dfolder={folder}", "initialize"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_FETCH_TIMEOUT)
     except subprocess.TimeoutExpired as error:
-        raise ClusterUnavailable(f"Maven fetched Kafka for {_PATIENCE:.0f} s without an end; try again") from error
+        raise ClusterUnavailable(f"Maven fetched Kafka for {_FETCH_TIMEOUT:.0f} s without an end; try again") from error
     if done.returncode:
         said = next((line for line in done.stdout.splitlines() if "[ERROR]" in line), done.stderr.strip())
         raise ClusterUnavailable(f"Maven could not fetch Kafka: {said.partition('[ERROR] ')[2] or said}")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from statistics import NormalDist, stdev
 
 from esper.events.runs import Evidence, Trial
-from esper.settings import Verdict
+from esper.settings import VerdictSettings
 
 
 def z_value(alpha: float, j: int) -> float:
@@ -39,7 +39,7 @@ def judge(
     fold: int,
     trials: Sequence[Trial],
     z: float,
-    settings: Verdict,
+    settings: VerdictSettings,
     parameters: int,
     folds: int,
 ) -> Evidence:
@@ -80,7 +80,7 @@ def audit(
     n: int,
     fold: int,
     z: float,
-    settings: Verdict,
+    settings: VerdictSettings,
     ablation: float | None = None,
 ) -> Evidence:
     """Whether a blended seed may stay: the host must not be significantly worse than the checkpoint from when

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from esper.errors import UsageError
+from esper.extras import naming_extras
 from esper.log.port import Log
 
 _SQLITE, _KAFKA = "sqlite:///", "kafka://"
@@ -29,7 +30,8 @@ def open_log(url: str) -> Log:
     from others on the cluster; ``esper.connections`` says how to reach them. Raises UsageError for any other URL.
     """
     if url.startswith(_KAFKA):
-        from esper.log.kafka import open_kafka
+        with naming_extras():
+            from esper.log.kafka import open_kafka
 
         return open_kafka(url)
     path = url.removeprefix(_SQLITE)

@@ -26,7 +26,7 @@ from esper.log.sqlite.log import SqliteLog
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Damage:
     """Something that is not what was written: the run that it is about, if it is one's, where it lies, and what follows
     from it, in words."""
 
@@ -44,11 +44,11 @@ class Checked:
     unsummed: int = 0
     orders: dict[str, Order] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Damage] = field(default_factory=list)
     damaged: dict[Position, str] = field(default_factory=dict)
 
     def find(self, run_id: str | None, place: object, what: str) -> None:
-        self.findings.append(Finding(run_id, str(place), what.removeprefix(f"run {run_id}: ")))
+        self.findings.append(Damage(run_id, str(place), what.removeprefix(f"run {run_id}: ")))
 
 
 def check_log(log: Log, run_id: str | None) -> Checked:

@@ -111,7 +111,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ShareChange:
     """Partitions, by topic, that a share has come to have and those that it has no more.
 
     One that is in both was somebody else's in between.
@@ -135,7 +135,7 @@ class Share(Protocol):
     def __exit__(self, *_: object) -> None:
         """Give back what it has, for the others to take."""
 
-    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> Change:
+    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> ShareChange:
         """What has changed since the last call; waits up to ``wait`` seconds for it. Raises LogError.
 
         To be called every few seconds and never while a lost partition could still be worked on: only once a call has

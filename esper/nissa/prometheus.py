@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import ThreadingWSGIServer
-from prometheus_client.registry import Collector
-
 from esper.errors import UsageError
+from esper.extras import naming_extras
 from esper.kasmina.seed.stages import Stage
-from esper.nissa.sink.process import Progress
+from esper.nissa.sink.process import SinkProgress
 from esper.system.hosts import REFUSED, is_loopback, is_own
 from esper.tamiyo.run.state import RunState
+
+with naming_extras():
+    from prometheus_client import CollectorRegistry, make_wsgi_app
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.exposition import ThreadingWSGIServer
+    from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,14 +31,11 @@ Measure = Callable[[], Iterable[Metric]]
 
 
 @contextmanager
-def serving(address: str | None, measure: Measure) -> Iterator[str]:
+def serving(address: str, measure: Measure) -> Iterator[str]:
     """Serve what ``measure`` gives at ``[HOST:]PORT`` (loopback unless it names another), under ``/metrics``; its URL.
 
-    Serves nothing without an address. Raises UsageError for one that cannot be used.
+    Raises UsageError for an address that cannot be used.
     """
-    if not address:
-        yield ""
-        return
     host, port = _parsed(address)
     registry = CollectorRegistry()
     registry.register(_Measured(measure))
@@ -91,7 +90,7 @@ def of_run(state: RunState, step: int, committed: int, dropped: int) -> Iterator
     yield seeds
 
 
-def of_sink(progress: Progress, behind: dict[str, int]) -> Iterator[Metric]:
+def of_sink(progress: SinkProgress, behind: dict[str, int]) -> Iterator[Metric]:
     """A sink's."""
     yield CounterMetricFamily("esper_sink_records", "Records written to ClickHouse", progress.records)
     yield CounterMetricFamily(

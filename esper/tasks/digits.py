@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from esper.errors import DataUnavailable
+from esper.extras import remedy
 from esper.tasks.examples import Examples, Scale
 from esper.tasks.files import read_checked
 from esper.tasks.task import Task
@@ -29,7 +30,7 @@ def data_file() -> Path:
     """scikit-learn's file of the digits; raises DataUnavailable."""
     found = importlib.util.find_spec("sklearn")
     if found is None or not found.submodule_search_locations:
-        raise DataUnavailable(f"the digits come with scikit-learn, which is not installed; {REMEDY}")
+        raise DataUnavailable(f"the digits come with scikit-learn, which is not installed; {remedy('digits')}")
     return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 

@@ -19,7 +19,7 @@ FORMAT = 1
 LONGEST = 64_000  # bytes
 
 
-class Description(Part):
+class KernelDescription(Part):
     """``entry`` and ``exit`` are names of modules in the model that was trained: the kernel sees the input of the one,
     its effect is added to the output of the other, ``alpha`` times. ``dims`` are the site's, as in SiteTable."""
 
@@ -32,7 +32,7 @@ class Description(Part):
     graph: KernelGraph
 
 
-def to_tensor(description: Description) -> Tensor:
+def to_tensor(description: KernelDescription) -> Tensor:
     """uint8, shape [bytes]: canonical JSON with the SHA-256 of the rest. Raises ModelMismatch if it is too long."""
     said: dict[str, Any] = description.model_dump(mode="json")
     data = canonical_json({**said, "digest": _digest(said)}).encode()
@@ -43,7 +43,7 @@ def to_tensor(description: Description) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
-def from_tensor(key: str, value: object) -> Description:
+def from_tensor(key: str, value: object) -> KernelDescription:
     """The description that a ``state_dict`` has under ``key``; raises ModelMismatch, naming the key, if it is none."""
     if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.dim() != 1:
         what = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -57,7 +57,7 @@ def from_tensor(key: str, value: object) -> Description:
             raise _unusable(key, f"its format is {said['format']!r}, this Esper reads {FORMAT}: update Esper")
         if digest != _digest(said):
             raise _unusable(key, "its digest is another: it was changed after it was written")
-        description = Description.model_validate(said)
+        description = KernelDescription.model_validate(said)
         parameters_of(description.graph)
         if not {description.dtype, description.graph.dtype} <= DTYPES.keys():
             raise _unusable(key, f"its dtype {description.dtype!r} is unknown")

@@ -14,12 +14,12 @@ from esper.errors import ModelMismatch, UsageError
 from esper.kasmina.effect import Effect, attach, full
 from esper.kasmina.seed.seed import SEED_PREFIX, holds_live_seeds, strip
 from esper.kasmina.span import Span
-from esper.tezzeret.description import Description, from_tensor
+from esper.tezzeret.description import KernelDescription, from_tensor
 from esper.tezzeret.graph import DTYPES
 from esper.tezzeret.module import Kernel, Placed
 
 _EXTRA = "_extra_state"
-Seeds = dict[tuple[str, str], Description]
+Seeds = dict[tuple[str, str], KernelDescription]
 """By the name of the module that a kernel is attached to, in the host, and of its submodule there."""
 
 
@@ -125,7 +125,7 @@ def _number(submodule: str) -> int:
     return int(number) if number.isdecimal() else 0
 
 
-def _essence(said: Description) -> tuple[Any, ...]:
+def _essence(said: KernelDescription) -> tuple[Any, ...]:
     return said.graph, said.alpha, said.entry == said.exit
 
 
@@ -137,7 +137,7 @@ def _seeds_of(model: nn.Module) -> Iterator[tuple[tuple[str, str], Kernel]]:
             yield (exit, leaf), module
 
 
-def _made(model: nn.Module, exit: str, submodule: str, said: Description) -> tuple[Kernel, Placed]:
+def _made(model: nn.Module, exit: str, submodule: str, said: KernelDescription) -> tuple[Kernel, Placed]:
     """A kernel as it was described, its tensors still to come, and its place in ``model``."""
     place = Placed(_entry(said, exit), exit, said.dims, said.alpha)
     for name in (place.entry, place.exit):
@@ -168,7 +168,7 @@ def _check_seed(kernel: Kernel, state: Mapping[str, Any], prefix: str, strict: b
         raise ModelMismatch(f"{prefix}{unknown} is no tensor of its seed; take the weights from where they were saved")
 
 
-def _entry(said: Description, exit: str) -> str:
+def _entry(said: KernelDescription, exit: str) -> str:
     """The name of a seed's entry in a host where its exit is called ``exit``: that may be a part of the one that was
     trained, or have it as a part."""
     if said.entry == said.exit:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import ModelMismatch, UsageError
-from esper.tezzeret.description import FORMAT, Description, from_tensor, to_tensor
+from esper.tezzeret.description import FORMAT, KernelDescription, from_tensor, to_tensor
 from esper.tezzeret.graph import DTYPES, KernelGraph
 from esper.urza.operators import Layer
 
@@ -61,10 +61,10 @@ class Kernel(nn.Module):
                 "load_state_dict, so that the seeds become those of the weights"
             )
 
-    def description(self) -> Description:
+    def description(self) -> KernelDescription:
         """What it is made of, and where it is attached."""
         dtype = str(next((each.dtype for each in self.parameters()), DTYPES[self.graph.dtype]))
-        return Description(format=FORMAT, dtype=dtype, graph=self.graph, **vars(self.placed))
+        return KernelDescription(format=FORMAT, dtype=dtype, graph=self.graph, **vars(self.placed))
 
 
 class Computation(nn.Module):

@@ -24,7 +24,7 @@ from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import Put, Question, Script, Step, Tell
 from esper.tamiyo.run import about
 from esper.tezzeret.birth import compile_kernel
-from esper.tolaria.journal.inbox import Command, Inbox
+from esper.tolaria.journal.inbox import Inbox, PendingCommand
 from esper.tolaria.journal.journal import Transaction
 from esper.tolaria.journal.proposals import Proposals
 from esper.tolaria.model.seeds import Seeds
@@ -48,7 +48,7 @@ class Answers:
     ) -> None:
         self._subject, self._seeds, self._gate, self._store = subject, seeds, gate, store
         self._blueprints, self._inbox, self._proposals = blueprints, inbox, proposals
-        self._commands: deque[Command] = deque()
+        self._commands: deque[PendingCommand] = deque()
         self._asked: CommandIssued | None = None  # by the command that is answered now
 
     def carry_out(self, tx: Transaction, rules: Script[T]) -> T:

@@ -9,17 +9,18 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from prometheus_client.core import Metric
 from torch import nn
 
 from esper.errors import UsageError
 from esper.kasmina.seed.stages import Stage
-from esper.nissa.prometheus import of_run
 from esper.tamiyo.advice import advise
 from esper.tamiyo.run.state import RunState
 from esper.tolaria.trainer import Trainer
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 logger = logging.getLogger("esper")
 _NO_MORE = object()
@@ -217,7 +218,12 @@ class Run:
             )
 
     def metrics(self) -> Iterator[Metric]:
-        """What Prometheus reads of this run, for ``esper.nissa.prometheus.serving``; any thread may ask."""
+        """What Prometheus reads of this run, for ``esper.nissa.prometheus.serving``; any thread may ask.
+
+        Raises ExtraMissing without the extra ``metrics``.
+        """
+        from esper.nissa.prometheus import of_run
+
         trainer = self._trainer
         if trainer is None:
             return of_run(self._state, self._step, self._committed, 0)

@@ -17,7 +17,7 @@ from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
 from esper.settings import Settings
 from esper.tamiyo.advice.course import DROPPED, WAITED
-from esper.tamiyo.policy.remote import Questions
+from esper.tamiyo.policy.remote import OpenDecisions
 from esper.tamiyo.rules import checkpoints, decider
 from esper.tamiyo.rules.decider import Wish
 from esper.tamiyo.run.state import RunState
@@ -81,7 +81,7 @@ class Trainer:
         settings: Settings,
         replay: Replay,
         costs: Costs,
-        asked: Questions | None,
+        asked: OpenDecisions | None,
         pending: Pending,
     ) -> None:
         self.subject, self.seeds, self.answers = subject, seeds, answers

@@ -18,14 +18,14 @@ from esper.errors import UsageError
 from esper.events.assets import BlueprintRegistered
 from esper.events.encoding.codec import canonical_json
 from esper.kasmina.kinds import KINDS
-from esper.plugins import Registry, T
+from esper.plugins import Plugins, T
 from esper.urza.operators import OPERATORS, Node, Operator, Part
 from esper.urza.sizes import Name, Size
 
 _LONGEST = 64 * 1024  # bytes of a definition
 
 
-def known(registry: Registry[T], name: Any) -> T:
+def known(registry: Plugins[T], name: Any) -> T:
     """The one of that name, for a validator: what there is instead is an error of the text that is read."""
     try:
         return registry[str(name)]

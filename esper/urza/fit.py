@@ -10,7 +10,7 @@ from esper.errors import UsageError
 from esper.events.assets import BlueprintRegistered
 from esper.kasmina.kinds import KINDS, Geometry
 from esper.urza.blueprint import Definition, Graph, checked_definition
-from esper.urza.operators import Fitted, Node, Place
+from esper.urza.operators import FitTarget, Fitted, Node
 from esper.urza.sizes import positive
 
 PARAMETER_LIMIT = 50_000_000
@@ -32,7 +32,7 @@ def fit(definition: Definition, kind: str, dims: Sequence[int], geometry: Geomet
     if min(dims) < 1:
         raise UsageError(f"the site's dims are {list(dims)}; each must be at least 1")
     named = dict(zip(site.dims, dims, strict=True))
-    nodes = _chain(graph, Place(site, named, geometry or site.geometry(), _sizes(graph, dims)))
+    nodes = _chain(graph, FitTarget(site, named, geometry or site.geometry(), _sizes(graph, dims)))
     if nodes[graph.output].size != dims[1]:
         raise UsageError(f"its output has size {nodes[graph.output].size}, the site's {dims[1]}")
     fitted = tuple(nodes.values())
@@ -59,20 +59,20 @@ def _sizes(graph: Graph, dims: Sequence[int]) -> dict[str, int]:
     return names
 
 
-def _chain(graph: Graph, place: Place) -> dict[str, Fitted]:
-    given = {"x": place.dims["in"]}
+def _chain(graph: Graph, target: FitTarget) -> dict[str, Fitted]:
+    given = {"x": target.dims["in"]}
     nodes: dict[str, Fitted] = {}
     for node in graph.nodes:
-        nodes[node.name] = _fitted(node, tuple(given[source] for source in node.sources), place)
+        nodes[node.name] = _fitted(node, tuple(given[source] for source in node.sources), target)
         given[node.name] = nodes[node.name].size
     return nodes
 
 
-def _fitted(node: Node, sizes: tuple[int, ...], place: Place) -> Fitted:
-    if node.layouts is not None and place.kind.layout not in node.layouts:
-        raise UsageError(f"the node {node.name!r} is a {node.op}, which does not work at a {place.kind.name}")
+def _fitted(node: Node, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
+    if node.layouts is not None and target.kind.layout not in node.layouts:
+        raise UsageError(f"the node {node.name!r} is a {node.op}, which does not work at a {target.kind.name}")
     try:
-        return node.fit(sizes, place)
+        return node.fit(sizes, target)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -10,7 +10,7 @@ from esper.events.topics import RUNS
 from esper.log.kafka.log import KafkaLog
 
 logger = logging.getLogger("esper.worker")
-PATIENCE = 3.0
+BROKER_TIMEOUT = 3.0
 """Seconds that the brokers have to answer."""
 CLIENTS = ("aiokafka", "faust", "mode", "asyncio", "streams")
 """The loggers of those who talk to brokers; Faust names that of an application after its module."""
@@ -38,7 +38,7 @@ class Brokers:
 
     def _answers(self) -> bool:
         try:
-            self._log.cluster.admin.list_topics(self._log.address.named(RUNS), timeout=PATIENCE)
+            self._log.cluster.admin.list_topics(self._log.address.named(RUNS), timeout=BROKER_TIMEOUT)
         except KafkaException as error:
             logger.debug("%s", error)
             return False

@@ -5,7 +5,7 @@ At least once, with views that know what they hold, is exact. It takes:
 - Aborted records stay unseen: the consumer reads committed ones (``_Thread``), which Faust does only where it writes
   transactions itself, and that mode loses records.
 - An event counts as done when all that it changed is in the changelog, and offsets are committed up to the first
-  that is not (``Progress``). Faust acknowledges an event whose agent raised, commits one that it skipped in a
+  that is not (``OffsetsInFlight``). Faust acknowledges an event whose agent raised, commits one that it skipped in a
   rebalance, does not look whether a changelog took its record, and commits one transaction per interval at most.
 - An agent that raises ends the process, from outside of the agent (``CrashingSupervisor``, ``Watch``): stopped from
   within, it would wait for itself. Whoever runs it starts it again, and the event comes again.
@@ -136,7 +136,7 @@ class _Partition:
         return next(iter(self.open), self.next)
 
 
-class Progress:
+class OffsetsInFlight:
     """What is being worked on, by partition. Holes in the offsets (markers, aborted records) do not matter."""
 
     def __init__(self) -> None:
@@ -277,7 +277,7 @@ class _Consumer(driver.Consumer):
 
 class _Unread(dict[TP, Any]):
     """What was read of each partition, forgotten at once: Faust would drop what comes before that place, also where
-    it went back itself. (And holes, which it notes with it, are nothing to ``Progress``.)"""
+    it went back itself. (And holes, which it notes with it, are nothing to ``OffsetsInFlight``.)"""
 
     def __getitem__(self, tp: TP) -> None:
         return None
@@ -298,7 +298,7 @@ class SafeApp(faust.App):
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
-        self.progress = Progress()
+        self.progress = OffsetsInFlight()
         self.catching_up = CatchingUp(self.progress.committable)
         self.watch = Watch(self)
         self.caches: list[Callable[[], None]] = []

@@ -12,13 +12,13 @@ from pydantic import SecretStr
 
 from streams.agents.decisions import Decisions
 from streams.agents.runs import Runs
-from streams.host.safe import Progress
+from streams.host.safe import OffsetsInFlight
 from streams.host.tables import Pieces
 from streams.views.generations import Generation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class WorkerOptions:
     """Where a worker listens, keeps its tables, and what it is called. Beyond loopback ``token`` and TLS are set."""
 
     name: str
@@ -46,14 +46,14 @@ class Place:
 class Served(Protocol):
     """A worker's application, as far as it is served."""
 
-    place: Place
+    place: WorkerOptions
     generation: Generation
     runs: Runs
     decisions: Decisions
     runs_table: Pieces
     alerts_table: Pieces
     rebalances: int
-    progress: Progress
+    progress: OffsetsInFlight
 
     @property
     def ready(self) -> bool:

@@ -19,10 +19,10 @@ from esper.log.partitions import partition_of
 from esper.system.hosts import REFUSED, is_own
 from esper.tamiyo.run.view import unpacked
 from streams.serving import metrics
-from streams.serving.served import Place, Served
+from streams.serving.served import Served, WorkerOptions
 
 logger = logging.getLogger("esper.worker")
-PATIENCE = 3.0
+PEER_TIMEOUT = 3.0
 """Seconds that another worker has to answer."""
 _OPEN = ("/health", "/ready")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -55,7 +55,7 @@ class Web:
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(ssl=client if client else True),
-            timeout=aiohttp.ClientTimeout(total=PATIENCE),
+            timeout=aiohttp.ClientTimeout(total=PEER_TIMEOUT),
         )
         self._runner = web.AppRunner(served, access_log=None, logger=_of_requests(), shutdown_timeout=1)
         await self._runner.setup()
@@ -171,7 +171,7 @@ class Web:
             return _error(503, f"partition {partition} does not answer; ask again")
 
 
-def contexts(place: Place) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+def contexts(place: WorkerOptions) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
     """TLS for those who ask this worker, and for asking others; raises UsageError."""
     if place.certificate is None:
         return None, None

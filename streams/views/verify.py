@@ -22,7 +22,7 @@ TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ViewDifference:
     """A piece that is not what a fresh fold makes."""
 
     view: str
@@ -31,18 +31,18 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ViewsReport:
     """What was compared. ``behind``: runs whose view lacks their newest events, and how many."""
 
     generation: int
     runs: int
     pieces: int
     behind: dict[str, int]
-    differences: list[Difference]
+    differences: list[ViewDifference]
     ok: bool
 
 
-def report(generation: Generation) -> Report:
+def report(generation: Generation) -> ViewsReport:
     """The comparison; a view is compared as of the event that it has reached. Raises LogError if there are none."""
     if not partitions(generation.log, [generation.changelog("runs")]):
         raise LogError(f"{generation.log.url}: there are no views yet; `esper worker` keeps them")
@@ -57,7 +57,7 @@ def report(generation: Generation) -> Report:
             behind[run_id] = missing
     found, assets = _assets(generation)
     differences += found
-    return Report(generation.number, len(runs), compared + assets, behind, differences, not differences)
+    return ViewsReport(generation.number, len(runs), compared + assets, behind, differences, not differences)
 
 
 def contents(generation: Generation, table: str) -> dict[str, bytes]:
@@ -91,16 +91,16 @@ def _runs(generation: Generation) -> set[str]:
     }
 
 
-def _compare(generation: Generation, run_id: str, kept: dict[str, bytes]) -> tuple[list[Difference], int]:
+def _compare(generation: Generation, run_id: str, kept: dict[str, bytes]) -> tuple[list[ViewDifference], int]:
     """The pieces that differ, and how many events the view is behind."""
     head = unpacked(kept.get(run_id))
     reached = head["sequence"] if head is not None else 0
     trouble = head is not None and head["state"].get("quarantine") is not None
     fresh, last = _folded(generation.log, run_id, reached, trouble)
     if head is None and fresh.get(run_id) is None and last:
-        return [Difference("runs", run_id, "it has no view")], 0
+        return [ViewDifference("runs", run_id, "it has no view")], 0
     found = [
-        Difference("runs", key, _difference(kept.get(key), fresh.get(key)))
+        ViewDifference("runs", key, _difference(kept.get(key), fresh.get(key)))
         for key in sorted(kept.keys() | fresh.keys())
         if not same(kept.get(key), fresh.get(key))
     ]
@@ -137,7 +137,7 @@ def _difference(kept: bytes | None, fresh: bytes | None) -> str:
     )
 
 
-def _assets(generation: Generation) -> tuple[list[Difference], int]:
+def _assets(generation: Generation) -> tuple[list[ViewDifference], int]:
     """The asset view against the library's fold; it has no sequence, so what is missing gets a little time."""
     for attempt in range(TRIES):
         events = (event for _, event in once(generation.log.read(ASSETS)))
@@ -147,7 +147,7 @@ def _assets(generation: Generation) -> tuple[list[Difference], int]:
         if not keys or keys_differ(keys, wanted, held) or attempt == TRIES - 1:
             break
         time.sleep(1)
-    return [Difference("assets", key, _said(wanted.get(key), held.get(key))) for key in keys], len(wanted)
+    return [ViewDifference("assets", key, _said(wanted.get(key), held.get(key))) for key in keys], len(wanted)
 
 
 def keys_differ(keys: list[str], wanted: dict[str, Any], held: dict[str, Any]) -> bool:

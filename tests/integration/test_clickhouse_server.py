@@ -195,7 +195,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_in_seconds(tmp_path
 
 
 def test_a_server_that_hangs_behind_its_first_answer_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", 1)
+    monkeypatch.setattr(remote, "CONNECT_TIMEOUT", 1)
     over = threading.Event()
     first = version_then(0, "")
 

@@ -216,7 +216,7 @@ def test_a_closed_log_says_so(log: Log) -> None:
 def test_another_process_that_writes_too_long_is_an_error_that_can_be_repeated(
     path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esper.log.sqlite.database.PATIENCE", 0.1)
+    monkeypatch.setattr("esper.log.sqlite.database.LOCK_TIMEOUT", 0.1)
     writer = log.open_writer("run")
     rival = apsw.Connection(str(path))
     rival.execute("BEGIN IMMEDIATE")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.many_rows import fill
-from esper.nissa.clickhouse.named_queries import Named, all_named, named
+from esper.nissa.clickhouse.named_queries import NamedQuery, all_named, named
 from tests.support.services.warehouse import Database, new_database
 
 MEASURED, OTHERS = 5, 200
@@ -49,7 +49,7 @@ def ask(filled: Filled, name: str, **given: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("query", all_named(), ids=lambda query: query.name)
-def test_a_million_rows_do_not_keep_a_query_waiting(filled: Filled, query: Named) -> None:
+def test_a_million_rows_do_not_keep_a_query_waiting(filled: Filled, query: NamedQuery) -> None:
     for given in ({"run": "run-3"}, {"run": "run-100"}, {}):
         began = time.monotonic()
         assert filled.database.ask(query.sql, **query.filled(given))

@@ -16,7 +16,7 @@ from esper.errors import AnalyticsError
 from esper.events import runs
 from esper.log import open_log
 from esper.log.port import Log
-from esper.nissa.clickhouse.named_queries import Named, all_named, named
+from esper.nissa.clickhouse.named_queries import NamedQuery, all_named, named
 from esper.nissa.sink.sink import Sink
 from tests.support.runs.stories import Story
 from tests.support.runs.training import Loop, contents
@@ -149,7 +149,7 @@ def columns(rows: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("query", all_named(), ids=lambda query: query.name)
-def test_every_query_is_asked_without_parameters_and_of_one_run(told: Database, query: Named) -> None:
+def test_every_query_is_asked_without_parameters_and_of_one_run(told: Database, query: NamedQuery) -> None:
     everything = told.ask(query.sql, **query.filled({}))
     one = told.ask(query.sql, **query.filled({"run": "a"}))
     assert everything

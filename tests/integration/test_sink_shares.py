@@ -24,7 +24,7 @@ from esper.errors import AnalyticsError, LogError
 from esper.events.topics import ANALYSED, PARTITIONS, RUNS, TELEMETRY
 from esper.log import open_log
 from esper.log.kafka.log import KafkaLog
-from esper.log.port import Change, Log
+from esper.log.port import Log, ShareChange
 from esper.nissa.clickhouse.warehouse import connect
 from esper.nissa.sink.audit import audit
 from esper.nissa.sink.shares import Shared, group_of, guarded, whole
@@ -177,7 +177,7 @@ class ToldShare:
     with how often it was before."""
 
     def __init__(self, asked: Callable[[int], bool] = lambda _: True) -> None:
-        self.changes = [Change({topic: frozenset(range(PARTITIONS)) for topic in ANALYSED}, {})]
+        self.changes = [ShareChange({topic: frozenset(range(PARTITIONS)) for topic in ANALYSED}, {})]
         self._asked, self.times = asked, 0
 
     def __enter__(self) -> Self:
@@ -185,8 +185,8 @@ class ToldShare:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def poll(self, wait: float = 0.0, done: object = None) -> Change:
-        return self.changes.pop(0) if self.changes else Change({}, {})
+    def poll(self, wait: float = 0.0, done: object = None) -> ShareChange:
+        return self.changes.pop(0) if self.changes else ShareChange({}, {})
 
     def sure(self) -> bool:
         self.times += 1
@@ -237,7 +237,7 @@ def test_what_a_sink_lost_between_two_batches_it_does_not_write(database: Databa
     sink = Sink(guarded(database.client, share), log)
     shared = Shared(sink, share)
     assert shared.begin()
-    share.changes.append(Change({}, {RUNS: frozenset(range(6))}))
+    share.changes.append(ShareChange({}, {RUNS: frozenset(range(6))}))
     assert not shared.still()
     assert sink.advance(still=shared.still) == 0
     assert shared.begin()
@@ -246,7 +246,7 @@ def test_what_a_sink_lost_between_two_batches_it_does_not_write(database: Databa
     held = database.rows("SELECT DISTINCT partition FROM events WHERE topic = {topic:String}", topic=RUNS)
     assert {partition for (partition,) in held} <= set(range(6, PARTITIONS))
     assert held
-    share.changes.append(Change({RUNS: frozenset(range(6))}, {}))
+    share.changes.append(ShareChange({RUNS: frozenset(range(6))}, {}))
     assert shared.begin()
     sink.advance(still=shared.still)
     assert disagreeing(database.client, log) == []
@@ -256,7 +256,7 @@ def test_who_needs_the_whole_database_waits_for_its_sinks_and_says_so(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = open_log(f"sqlite:///{tmp_path / 'log.db'}")
-    monkeypatch.setattr("esper.nissa.sink.shares.PATIENCE", 1.0)
+    monkeypatch.setattr("esper.nissa.sink.shares.SHARE_TIMEOUT", 1.0)
     monkeypatch.setattr("esper.nissa.sink.shares.LOOK", 0.1)
     with log.share(ANALYSED, group_of(database.client)) as share:
         assert share.poll()
@@ -275,7 +275,7 @@ def test_who_needs_the_whole_database_says_again_and_again_that_it_is_there(
     Telling(log)
     polled, right = 0, share.poll
 
-    def poll(wait: float = 0.0) -> Change:
+    def poll(wait: float = 0.0) -> ShareChange:
         nonlocal polled
         polled += 1
         return right(wait)
@@ -286,7 +286,7 @@ def test_who_needs_the_whole_database_says_again_and_again_that_it_is_there(
         before = polled
         Sink(client, log).rebuild()
         assert polled - before > 10
-        share.changes.append(Change({}, {RUNS: frozenset(range(6))}))
+        share.changes.append(ShareChange({}, {RUNS: frozenset(range(6))}))
         with pytest.raises(LogError):
             client.command("SELECT 1")
 

@@ -28,7 +28,7 @@ from esper.nissa.sink import sink
 from esper.nissa.sink.audit import audit, kept
 from esper.nissa.sink.dead_letters import Letters
 from esper.nissa.sink.losses import losses
-from esper.nissa.sink.process import Progress, follow
+from esper.nissa.sink.process import SinkProgress, follow
 from esper.nissa.sink.sink import Sink
 from esper.nissa.tables import migrate
 from tests.support.runs import histories
@@ -107,7 +107,7 @@ def test_what_the_client_raises_is_waited_out_and_nothing_is_lost(
     told(log)
     monkeypatch.setattr(following, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(following, "INTERVAL", 0.01)
-    kind, calls, stop, progress = type(database.client), 0, threading.Event(), Progress()
+    kind, calls, stop, progress = type(database.client), 0, threading.Event(), SinkProgress()
 
     def failing(right: Any) -> Any:
         def call(self: Any, *args: Any, **more: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import PROGRAMS, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,54 @@ def test_the_installed_wheel_trains_and_tells(environment, tmp_path):
     run = json.loads(esper("train", "--task", "digits", "--steps", "80", "--run-id", "r"))
     assert (run["status"], run["steps"]) == ("completed", 80)
     assert json.loads(esper("verify", "r"))["ok"]
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with what ``pip install esper-training`` brings, and nothing borrowed."""
+    folder = tmp_path_factory.mktemp("light") / "environment"
+    uv = [sys.executable, "-m", "uv", "--quiet"]
+    subprocess.run([*uv, "venv", "--python", sys.executable, folder], check=True)
+    install = [*uv, "pip", "install", "--python", folder / "bin/python", "--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*install, wheel], check=True)
+    return folder
+
+
+def test_without_extras_a_run_is_trained_killed_resumed_shown_and_verified(light: Path, tmp_path: Path) -> None:
+    assert not {path.name for path in _packages(light).iterdir()} & {"chdb", "confluent_kafka", "sklearn", "faust"}
+    program = [light / "bin" / "python", PROGRAMS / "light.py", tmp_path / "home"]
+    assert subprocess.run(program, cwd=tmp_path, check=False).returncode == -signal.SIGKILL
+    assert subprocess.run(program, cwd=tmp_path, check=False).returncode == 0
+    shown = _light(light, tmp_path, "show", "run", "--json")
+    assert shown.returncode == 0, shown.stderr
+    state = json.loads(shown.stdout)
+    assert (state["status"], state["steps"], state["state"]["writer_epoch"]) == ("completed", 60, 2)
+    assert [seed["stage"] for seed in state["seeds"]] == ["TRAINING"]
+    assert _light(light, tmp_path, "verify", "run").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (("sql", "SELECT 1"), "sql"),
+        (("report", "run", "--out", "page.html"), "sql"),
+        (("runs", "--log", "kafka://127.0.0.1:1"), "kafka"),
+        (("worker", "--log", "kafka://127.0.0.1:1"), "workers"),
+        (("train", "--task", "digits"), "digits"),
+    ],
+)
+def test_a_command_whose_extra_is_missing_says_how_to_install_it(
+    words: tuple[str, ...], extra: str, light: Path, tmp_path: Path
+) -> None:
+    done = _light(light, tmp_path, *words)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"; pip install 'esper-training[{extra}]'\n")
+    assert done.stderr.count("\n") == 1
+
+
+def _light(environment: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [environment / "bin" / "esper", *words, *(() if "worker" in words else ("--home", "home"))]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def _packages(environment: Path) -> Path:

@@ -39,7 +39,7 @@ def acknowledging() -> None:
 
     async def events(app: Any, stream: Any) -> Any:
         async for event in stream.events():
-            yield safe.Progress().begin(event.message), event.message
+            yield safe.OffsetsInFlight().begin(event.message), event.message
 
     safe.events = events
     for name in ("_new_offset", "_filter_tps_with_pending_acks"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from esper.errors import UsageError
-from esper.plugins import Registry
+from esper.plugins import Plugins
 from tests.support.paths import ROOT
 
 
@@ -33,8 +33,8 @@ def basket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / name
 
 
-def fruits(basket: Path) -> Registry[Fruit]:
-    return Registry("fruit", Fruit, basket.name, "FRUIT", f"{basket.name}.more")
+def fruits(basket: Path) -> Plugins[Fruit]:
+    return Plugins("fruit", Fruit, basket.name, "FRUIT", f"{basket.name}.more")
 
 
 def grow(basket: Path, module: str, name: str) -> None:

@@ -22,10 +22,8 @@ from esper.nissa.clickhouse.questions import Questions
 from esper.nissa.clickhouse.warehouse import EMBEDDED
 from esper.nissa.embedded.database import analytics_url, opened
 from esper.nissa.embedded.server import serving, socket_path
-from esper.nissa.prometheus import of_sink
-from esper.nissa.prometheus import serving as serving_metrics
 from esper.nissa.sink.losses import Loss, losses
-from esper.nissa.sink.process import Progress, follow, lag
+from esper.nissa.sink.process import SinkProgress, follow, lag
 from esper.nissa.sink.shares import group_of, guarded, whole
 from esper.nissa.sink.sink import Sink
 from esper.nissa.tables.migrate import drop, migrate
@@ -52,7 +50,7 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
     Several may fill a server's database (ESPER_ANALYTICS): they share a log on Kafka, and take over what one had that
     is gone.
     """
-    url, stop, progress = analytics_url(place.home), threading.Event(), Progress()
+    url, stop, progress = analytics_url(place.home), threading.Event(), SinkProgress()
     position = None if start is None or start.lower() == "beginning" else Position.parse(start)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -68,7 +66,10 @@ def sink(place: Place, address: str | None, start: str | None) -> int:
         else:
             share = stack.enter_context(log.share(ANALYSED, group_of(client)))
         filling = Sink(guarded(client, share) if share else client, log, url)
-        stack.enter_context(serving_metrics(address, lambda: of_sink(progress, lag(filling, log))))
+        if address:
+            from esper.nissa import prometheus
+
+            stack.enter_context(prometheus.serving(address, lambda: prometheus.of_sink(progress, lag(filling, log))))
         click.echo(f"sink: {place.log} into {url}; Ctrl-C ends it", err=True)
         follow(filling, stop, progress, share)
     if place.json:

@@ -12,7 +12,7 @@ from esper.cli.options import Place, common
 from esper.cli.output import print_json
 from esper.cli.runs.reading import existing_log, log_with
 from esper.errors import UsageError
-from esper.integrity import Report, repair
+from esper.integrity import IntegrityReport, repair
 from esper.integrity import check as look
 from esper.log import mended
 from esper.settings import log_url
@@ -48,7 +48,7 @@ def check(place: Place, run_id: str | None, mend: bool) -> int:
     return 1 if report.findings else 0
 
 
-def _tell_left(report: Report, done: list[str]) -> None:
+def _tell_left(report: IntegrityReport, done: list[str]) -> None:
     for folder, files in [] if done else report.left_over.items():
         size = sum(each.size for each in files)
         click.echo(f"{folder}: {len(files)} files that nothing names, {size:,} bytes; --repair removes old ones")
@@ -58,7 +58,7 @@ def _tell_left(report: Report, done: list[str]) -> None:
         click.echo(f"files of {len(report.strangers)} runs that are not on this log were left alone")
 
 
-def _counts(report: Report) -> dict[str, int]:
+def _counts(report: IntegrityReport) -> dict[str, int]:
     return {
         "runs": len(report.log.orders),
         "records": report.log.records,
@@ -69,7 +69,7 @@ def _counts(report: Report) -> dict[str, int]:
     }
 
 
-def _summary(report: Report) -> str:
+def _summary(report: IntegrityReport) -> str:
     looked = ", ".join(f"{count:,} {name}" for name, count in _counts(report).items() if name != "unsummed")
     unsummed = report.log.unsummed
     older = (

@@ -88,7 +88,7 @@ def _noting(entries: Iterable[tuple[Entry, Event]], places: list[Position]) -> I
         yield event
 
 
-def _alike(findings: Iterable[check.Finding]) -> dict[tuple[str, str], list[int]]:
+def _alike(findings: Iterable[check.Deviation]) -> dict[tuple[str, str], list[int]]:
     """The events of findings that say the same, in their order."""
     found: dict[tuple[str, str], list[int]] = {}
     for each in findings:

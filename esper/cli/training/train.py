@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from esper.cli.training.progress import Progress, progress_for
 from esper.errors import EsperError, RunEnded, RunUnusable, UsageError
 from esper.events.encoding.codec import canonical_json
 from esper.kasmina.seed.stages import Stage
-from esper.nissa.prometheus import serving
 from esper.settings import settings_from
 from esper.tamiyo.policy.policies import newest
 from esper.tamiyo.run.fold import fold
@@ -90,7 +90,7 @@ def train(
     whole = plan.steps or plan.epochs * per_epoch
     with progress_for(place, whole) as progress, esper.start(**parts.arguments(place), **more) as run:
         progress.say(f"run {run.run_id} begins")
-        with serving(address, run.metrics):
+        with _serving(address, run):
             _drive(run, parts, progress)
     _tell(place, run.state)
 
@@ -122,9 +122,18 @@ def resume(place: Place, run_id: str, inexact: bool, address: str | None) -> Non
     with progress_for(place, whole) as progress, esper.resume(run_id, **more) as run:
         start = f"the checkpoint of step {run.step_number:,}"
         progress.say(f"run {run_id} goes on from {start}; its log was checked from event {run.checked_from:,} on")
-        with serving(address, run.metrics):
+        with _serving(address, run):
             _drive(run, parts, progress)
     _tell(place, run.state)
+
+
+def _serving(address: str | None, run: Run) -> AbstractContextManager[object]:
+    """Serve the run's measurements at this address, if there is one."""
+    if not address:
+        return nullcontext()
+    from esper.nissa.prometheus import serving
+
+    return serving(address, run.metrics)
 
 
 class _Parts:

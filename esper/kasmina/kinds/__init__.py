@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from esper.errors import UsageError
-from esper.plugins import Registry
+from esper.plugins import Plugins
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +74,7 @@ class Kind(ABC):
         """The shape of a site's output for an input of ``shape``."""
 
 
-KINDS = Registry("kind of site", Kind, "esper.kasmina.kinds", "KIND", "esper.kinds")  # type: ignore[type-abstract]
+KINDS = Plugins("kind of site", Kind, "esper.kasmina.kinds", "KIND", "esper.kinds")  # type: ignore[type-abstract]
 
 
 def kind_of(module: nn.Module) -> Kind | None:

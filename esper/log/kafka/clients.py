@@ -52,7 +52,7 @@ _WRITER = {
 }
 
 
-class Cluster:
+class ClusterClients:
     """Makes clients of one cluster. The connection is tried when the first client is wanted, once."""
 
     def __init__(self, address: Address, settings: KafkaSettings) -> None:

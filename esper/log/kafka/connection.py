@@ -12,7 +12,7 @@ from esper.connections import KafkaSettings, RegistrySettings
 from esper.errors import LogError
 from esper.events.topics import INDEX, PARTITIONS, RUNS, TOPICS
 from esper.log.kafka.address import Address
-from esper.log.kafka.clients import ANSWER, Cluster, keep
+from esper.log.kafka.clients import ANSWER, ClusterClients, keep
 from esper.log.kafka.frames import head
 from esper.log.kafka.index import Index, RunIndex, index_bytes, index_schema
 from esper.log.kafka.reader import EPOCH, SEQUENCE, Message, Reader
@@ -21,7 +21,7 @@ from esper.log.kafka.transactions import Message as Outgoing
 from esper.log.ordering import LEAP
 from esper.log.partitions import partition_of
 
-PATIENCE = 120.0
+APPEND_TIMEOUT = 120.0
 """Seconds that one append waits for brokers that do not answer."""
 TRANSACTION_TIMEOUT = 30.0
 """Seconds after which a broker aborts a transaction that nobody ends."""
@@ -46,12 +46,12 @@ class KafkaConnection:
         registry: RegistrySettings,
         *,
         transaction_timeout: float = TRANSACTION_TIMEOUT,
-        patience: float = PATIENCE,
+        patience: float = APPEND_TIMEOUT,
     ) -> None:
         self.url, self.address = address.url, address
         self.transaction_timeout, self.patience = transaction_timeout, patience
         self.token = uuid.uuid4().hex
-        self.cluster = Cluster(address, kafka)
+        self.cluster = ClusterClients(address, kafka)
         self.registry = Registry(registry)
         self.reader = Reader(self.cluster, self.registry)
         self.index = Index(self.reader, self.registry)

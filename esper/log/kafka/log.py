@@ -14,7 +14,7 @@ from esper.events.topics import RUNS
 from esper.log.checks import check_signal, start_offset
 from esper.log.kafka.address import Address
 from esper.log.kafka.clients import ANSWER
-from esper.log.kafka.connection import PATIENCE, TRANSACTION_TIMEOUT, KafkaConnection
+from esper.log.kafka.connection import APPEND_TIMEOUT, TRANSACTION_TIMEOUT, KafkaConnection
 from esper.log.kafka.frames import head
 from esper.log.kafka.reader import Message
 from esper.log.kafka.share import GroupShare
@@ -32,7 +32,7 @@ class KafkaLog(KafkaConnection):
         registry: RegistrySettings,
         *,
         transaction_timeout: float = TRANSACTION_TIMEOUT,
-        patience: float = PATIENCE,
+        patience: float = APPEND_TIMEOUT,
     ) -> None:
         super().__init__(address, kafka, registry, transaction_timeout=transaction_timeout, patience=patience)
         self._written: set[str] = set()  # runs whose writer was opened here

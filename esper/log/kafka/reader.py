@@ -18,7 +18,7 @@ from esper.events.encoding.codec import maker
 from esper.events.encoding.schemas import UNKNOWN, Schema
 from esper.events.topics import RUNS
 from esper.log.headers import Headers
-from esper.log.kafka.clients import ANSWER, Cluster, keep
+from esper.log.kafka.clients import ANSWER, ClusterClients, keep
 from esper.log.kafka.frames import LENGTH, schema_id
 from esper.log.kafka.registry import Registry
 from esper.log.port import Entry, Position, Record, utc
@@ -63,7 +63,7 @@ _PASSING = frozenset(
 class Reader:
     """Reads what is committed. Topics are named as the port names them."""
 
-    def __init__(self, cluster: Cluster, registry: Registry) -> None:
+    def __init__(self, cluster: ClusterClients, registry: Registry) -> None:
         self._cluster, self._registry = cluster, registry
         self._heads: dict[bytes, Schema] = {}
         self._idle: list[_Lent] = []

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from esper.log.kafka.clients import ANSWER, keep
 from esper.log.kafka.connection import KafkaConnection
-from esper.log.port import Change
+from esper.log.port import ShareChange
 
 SESSION = 15.0
 """Seconds without a sign of life after which a member counts as dead."""
@@ -76,7 +76,7 @@ class GroupShare:
             if consumer is not None:
                 consumer.close()
 
-    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> Change:
+    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> ShareChange:
         with self._lock:
             for real, partition in self._held:
                 offset = (done or {}).get(self._topics[real], {}).get(partition)
@@ -85,9 +85,9 @@ class GroupShare:
             self._serve(wait)
             lost, self._lost = self._lost, set()
             if not self._taken or not self.sure():
-                return Change({}, self._by_topic(lost))
+                return ShareChange({}, self._by_topic(lost))
             taken, self._taken = self._taken, set()
-            return Change(self._by_topic(taken), self._by_topic(lost))
+            return ShareChange(self._by_topic(taken), self._by_topic(lost))
 
     def sure(self) -> bool:
         with self._lock:

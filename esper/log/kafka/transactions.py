@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from esper.errors import LogError
-from esper.log.kafka.clients import Cluster, keep, told
+from esper.log.kafka.clients import ClusterClients, keep, told
 
 STEP = 2.0
 """Seconds of one call into the client, so that a closed writer is noticed."""
@@ -36,7 +36,7 @@ class Transactions:
     that nothing was written is a LogError; one that ends the producer, or leaves open what happened, is ProducerLost.
     """
 
-    def __init__(self, cluster: Cluster, transactional_id: str, timeout: float, deadline: float) -> None:
+    def __init__(self, cluster: ClusterClients, transactional_id: str, timeout: float, deadline: float) -> None:
         """Fence the producers before, once their last transaction is committed or aborted."""
         self.cluster, self.name = cluster, transactional_id
         self.closing = False

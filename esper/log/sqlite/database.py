@@ -21,7 +21,7 @@ from esper.log.sqlite.read_only import Seen, opened, seen
 from esper.system.private import make_folder
 
 VERSION = 1
-PATIENCE = 5.0
+LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that is writing."""
 
 _TABLES = """
@@ -55,7 +55,7 @@ CREATE TABLE writers (
 """
 
 _REMEDIES: tuple[tuple[type[apsw.Error] | tuple[type[apsw.Error], ...], str], ...] = (
-    (apsw.BusyError, f"another process has been writing to it for {PATIENCE:.0f} s; try again when that is done"),
+    (apsw.BusyError, f"another process has been writing to it for {LOCK_TIMEOUT:.0f} s; try again when that is done"),
     (apsw.FullError, "the disk is full; free some space and try again"),
     (apsw.IOError, "reading or writing failed; check the disk's space, quota and health, then try again"),
     (
@@ -232,7 +232,7 @@ def _prepared(
     connection: apsw.Connection, path: Path, first: bool, before: wal.Claim | None, *, in_memory: bool
 ) -> apsw.Connection:
     try:
-        connection.set_busy_timeout(round(PATIENCE * 1000))
+        connection.set_busy_timeout(round(LOCK_TIMEOUT * 1000))
         connection.execute("PRAGMA synchronous = FULL")
         version = _version(connection, path)  # from here on the -wal counts
         if first:
@@ -313,7 +313,7 @@ def _use_wal(connection: apsw.Connection) -> None:
     """Change to write-ahead logging, which SQLite may refuse at once while others open the new file too."""
     if connection.readonly("main"):
         raise LogError(f"{connection.filename}: it is empty and can only be read here; name another log")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             if connection.pragma("journal_mode", "wal") == "wal":

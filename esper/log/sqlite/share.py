@@ -10,7 +10,7 @@ from typing import Self
 
 from esper.errors import LogError
 from esper.events.topics import PARTITIONS
-from esper.log.port import Change
+from esper.log.port import ShareChange
 from esper.system.locks import locked
 from esper.system.private import make_folder, open_file
 
@@ -33,16 +33,16 @@ class LockedShare:
         if descriptor is not None:
             os.close(descriptor)
 
-    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> Change:
+    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> ShareChange:
         deadline = time.monotonic() + wait
         if self._descriptor is None:
             while not self._locked():
                 if time.monotonic() >= deadline:
-                    return Change({}, {})
+                    return ShareChange({}, {})
                 time.sleep(min(LOOK, wait))
-            return Change({topic: frozenset(range(PARTITIONS)) for topic in self._topics}, {})
+            return ShareChange({topic: frozenset(range(PARTITIONS)) for topic in self._topics}, {})
         time.sleep(wait)
-        return Change({}, {})
+        return ShareChange({}, {})
 
     def sure(self) -> bool:
         return self._descriptor is not None

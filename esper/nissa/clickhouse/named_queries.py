@@ -19,7 +19,7 @@ _DEFAULT = re.compile(r"(\w+)=(?:'([^']*)'|(\S+))(?: .*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedQuery:
     """A question: its name, what is asked, what the answer means, its SQL; its parameters' types and the defaults of
     those that have one, by name."""
 
@@ -49,13 +49,13 @@ class Named:
         return f"{parameter}={default}" if default else parameter
 
 
-def all_named() -> list[Named]:
+def all_named() -> list[NamedQuery]:
     """Every named query, by name."""
     found = [each for each in files("esper.nissa.queries").iterdir() if each.name.endswith(".sql")]
     return sorted((parsed(each.name, each.read_text("utf-8")) for each in found), key=lambda query: query.name)
 
 
-def named(name: str) -> Named:
+def named(name: str) -> NamedQuery:
     """The query of this name; raises UsageError."""
     known = {query.name: query for query in all_named()}
     if name not in known:
@@ -65,7 +65,7 @@ def named(name: str) -> Named:
     return known[name]
 
 
-def parsed(file: str, text: str) -> Named:
+def parsed(file: str, text: str) -> NamedQuery:
     """The query that the file ``file`` holds."""
     lines = text.splitlines()
     size = next((place for place, line in enumerate(lines) if not line.startswith("--")), len(lines))
@@ -79,4 +79,4 @@ def parsed(file: str, text: str) -> Named:
         else:
             about.append(line)
     sql = "\n".join(lines[size:]).strip()
-    return Named(file.removesuffix(".sql"), title, " ".join(about), sql, dict(_PARAMETER.findall(sql)), defaults)
+    return NamedQuery(file.removesuffix(".sql"), title, " ".join(about), sql, dict(_PARAMETER.findall(sql)), defaults)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LEAST = (24, 8)
 """The oldest version that can be used."""
-PATIENCE, LONGEST = 5, 300
+CONNECT_TIMEOUT, READ_TIMEOUT = 5, 300
 """Seconds to wait for an answer: the first ones, and those to queries."""
 WRITING = {"async_insert": 0, "lightweight_deletes_sync": 2, "max_partitions_per_insert_block": 0}
 """What comes back is done, not queued, whatever the user's profile says; and clocks may be of as many months as they
@@ -130,7 +130,7 @@ def _check_version(url: str, given: Mapping[str, Any], pool: PoolManager) -> Non
             "GET",
             f"{given['interface']}://{host}:{given['port']}/?query=SELECT%20version()",
             headers={"Authorization": f"Basic {key}"},
-            timeout=Timeout(total=PATIENCE),
+            timeout=Timeout(total=CONNECT_TIMEOUT),
             retries=False,
             redirect=False,
         )
@@ -177,10 +177,10 @@ def _opened(given: Mapping[str, Any], pool: PoolManager) -> Client:
     client = clickhouse_connect.get_client(
         **given,
         pool_mgr=pool,
-        connect_timeout=PATIENCE,
-        send_receive_timeout=PATIENCE,
+        connect_timeout=CONNECT_TIMEOUT,
+        send_receive_timeout=CONNECT_TIMEOUT,
         autogenerate_session_id=False,  # a session whose query goes on after a lost connection is locked
     )
     assert isinstance(client, HttpClient)
-    client.timeout = Timeout(connect=PATIENCE, read=LONGEST)
+    client.timeout = Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
     return client

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esper.extras import naming_extras
 from esper.nissa.clickhouse.errors import told
 from esper.nissa.clickhouse.server import WRITING, open_server
 from esper.system.private import make_folder
@@ -29,7 +30,9 @@ def connect(url: str, *, limits: bool = False, write: bool = True) -> Client:
     write without limits: Esper itself. Raises UsageError for another URL and AnalyticsError if the database cannot be
     opened.
     """
-    import clickhouse_connect
+    with naming_extras():
+        import chdb  # noqa: F401  the client would say in other words that it is missing
+        import clickhouse_connect
 
     given = LIMITS if limits else {}
     with told(url):

@@ -22,7 +22,7 @@ from esper.system.backoff import Backoff
 from esper.system.locks import locked
 from esper.system.private import make_folder, open_file
 
-PATIENCE = 10.0
+OWNER_TIMEOUT = 10.0
 """Seconds to wait for another process to be done."""
 LOOK = 0.1
 """Seconds between two attempts to take the lock, with jitter."""
@@ -60,7 +60,7 @@ class Unwritable(AnalyticsError):
 
 
 @contextmanager
-def owning(folder: Path, *, socket: str = "", patience: float = PATIENCE) -> Iterator[None]:
+def owning(folder: Path, *, socket: str = "", patience: float = OWNER_TIMEOUT) -> Iterator[None]:
     """Have the embedded database in ``folder`` for this process alone.
 
     Raises Taken at once if its owner answers questions on a socket, else when one owner has had it for ``patience``

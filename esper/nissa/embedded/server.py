@@ -16,7 +16,7 @@ from esper.errors import AnalyticsError, EsperError, UsageError
 
 LONGEST = 100
 """Bytes of a socket's path; the kernel takes a few more."""
-PATIENCE = 90.0
+ANSWER_TIMEOUT = 90.0
 """Seconds for an answer; a query has less."""
 LOOK = 0.25
 """Seconds between two looks whether an answer is still waited for."""
@@ -99,7 +99,7 @@ def ask(path: str, sql: str, parameters: Mapping[str, str], form: str, write: bo
     """What the owner of a database answers; raises as ``Questions.answer`` does, and AnalyticsError if it is gone."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(ANSWER_TIMEOUT)
             connection.connect(path)
             question = {"sql": sql, "parameters": dict(parameters), "form": form, "write": write}
             connection.sendall(json.dumps(question).encode() + b"\n")

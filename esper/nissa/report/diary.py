@@ -16,7 +16,7 @@ _SIZE = re.compile(r" \(([\d,]+ parameters)\) at ")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DiaryEntry:
     """``kind`` is one of grow, wait, blend, keep, cull, stop, refuse, end. ``also`` is the last of many reasons."""
 
     sequence: int
@@ -34,7 +34,7 @@ class Entry:
         return f"steps {count(self.first)}–{count(self.last)}"
 
 
-def diary(found: Gathered) -> tuple[list[Entry], int]:
+def diary(found: Gathered) -> tuple[list[DiaryEntry], int]:
     """The last entries, in order, and how many before them are left out."""
     decisions, moves = found["decisions"], found["moves"]
     entries = sorted(
@@ -55,7 +55,7 @@ def ended(status: str) -> str:
     return status if status in ("completed", "failed") else f"was {status}"
 
 
-def _decided(rows: Rows) -> Iterator[Entry]:
+def _decided(rows: Rows) -> Iterator[DiaryEntry]:
     for row in rows:
         kind, title = _decision(row)
         text = row["reason"]
@@ -66,7 +66,7 @@ def _decided(rows: Rows) -> Iterator[Entry]:
         also = row["last_reason"].removeprefix("waiting: ") if row["last_reason"] != row["reason"] else ""
         if row["issuer"]:
             text = f"{text} (proposed by {row['issuer']})"
-        yield Entry(row["sequence"], row["first"], row["last"], kind, title, text, also)
+        yield DiaryEntry(row["sequence"], row["first"], row["last"], kind, title, text, also)
 
 
 def _decision(row: dict[str, Any]) -> tuple[str, str]:
@@ -88,14 +88,14 @@ def _without_title(row: dict[str, Any], text: str) -> str:
     return f"{size[1]}; {text.removeprefix(start)}"
 
 
-def _moved(moves: Rows, gates: Rows) -> Iterator[Entry]:
+def _moved(moves: Rows, gates: Rows) -> Iterator[DiaryEntry]:
     reasons = {row["sequence"]: brief(row) for row in gates}
     for row in moves:
         if row["stage"] not in _MOVES:
             continue
         kind, title = _MOVES[row["stage"]]
         reason = reasons.get(row["sequence"], f"by a {row['cause']}")
-        yield Entry(row["sequence"], row["step"], row["step"], kind, f"{row['seed']} {title}", reason)
+        yield DiaryEntry(row["sequence"], row["step"], row["step"], kind, f"{row['seed']} {title}", reason)
 
 
 _MOVES = {
@@ -105,20 +105,22 @@ _MOVES = {
 }
 
 
-def _interrupted(found: Gathered) -> Iterator[Entry]:
+def _interrupted(found: Gathered) -> Iterator[DiaryEntry]:
     for row in found["resumes"]:
         step = row["checkpoint"]
         text = "on another kind of machine, so not bit for bit" if row["inexact"] else "bit for bit as it was"
         title = f"Resumed from the checkpoint at step {count(step)}"
         if row["reopened"]:
             title, text = "The log gave the writer up; the trainer went on with another", "no step was run again"
-        yield Entry(row["sequence"], step, step, "stop", title, text)
+        yield DiaryEntry(row["sequence"], step, step, "stop", title, text)
     for row in found["rollbacks"]:
         removed = f"; {listed(row['removed'])} with it" if row["removed"] else ""
         title = f"Rolled back to the checkpoint at step {count(row['to_step'])}"
-        yield Entry(row["sequence"], row["step"], row["step"], "stop", title, f"{row['cause']}{removed}")
+        yield DiaryEntry(row["sequence"], row["step"], row["step"], "stop", title, f"{row['cause']}{removed}")
 
 
-def _ended(rows: Rows) -> Iterator[Entry]:
+def _ended(rows: Rows) -> Iterator[DiaryEntry]:
     for row in rows:
-        yield Entry(row["sequence"], row["step"], row["step"], "end", f"The run {ended(row['status'])}", row["detail"])
+        yield DiaryEntry(
+            row["sequence"], row["step"], row["step"], "end", f"The run {ended(row['status'])}", row["detail"]
+        )

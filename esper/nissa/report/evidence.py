@@ -32,7 +32,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class GateEvidence:
     """One question that a seed was asked, and the answer."""
 
     seed: str
@@ -48,15 +48,15 @@ class Gate:
     numbers: tuple[tuple[str, str], ...]
 
 
-def measured(rows: Rows) -> list[Gate]:
+def measured(rows: Rows) -> list[GateEvidence]:
     """The gates that measured something, and any other that a seed did not pass; the last ones."""
     told = [row for row in rows if row["gate"] in MEASURED or not row["passed"]]
     return [_gate(row) for row in told[-SHOWN:]]
 
 
-def _gate(row: dict[str, Any]) -> Gate:
+def _gate(row: dict[str, Any]) -> GateEvidence:
     question, answer = _words(row)
-    return Gate(
+    return GateEvidence(
         seed=row["seed"],
         site=row["site"],
         blueprint=row["blueprint"],

@@ -23,7 +23,7 @@ SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Lifespan:
     """A seed in one stage. ``left`` and ``width`` are percents of the run."""
 
     stage: str
@@ -48,7 +48,7 @@ class Lifeline:
     stage: str
     since: int
     born: int
-    spans: tuple[Span, ...]
+    spans: tuple[Lifespan, ...]
     gone: float | None
 
     @property
@@ -111,7 +111,7 @@ def _drawn(seed: str, life: _Life, steps: int) -> Lifeline:
     ends = [at for at, _ in life.drawn[1:]] + [steps]
     for (start, stage), end in zip(life.drawn, ends, strict=True):
         if stage not in (Stage.CULLED, REMOVED):
-            spans.append(Span(stage, start, max(start, end), percent(start), percent(max(end - start, 0))))
+            spans.append(Lifespan(stage, start, max(start, end), percent(start), percent(max(end - start, 0))))
     since, last = life.drawn[-1]
     if last in (Stage.CULLED, REMOVED):
         gone = percent(since)

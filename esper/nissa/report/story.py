@@ -9,8 +9,8 @@ from typing import Any
 
 from esper.nissa.report import evidence
 from esper.nissa.report.curves import broken, curves
-from esper.nissa.report.diary import Entry, diary, ended, name_of
-from esper.nissa.report.evidence import Gate
+from esper.nissa.report.diary import DiaryEntry, diary, ended, name_of
+from esper.nissa.report.evidence import GateEvidence
 from esper.nissa.report.gather import Gathered
 from esper.nissa.report.lifelines import Lifeline, chosen, lifelines
 from esper.nissa.report.words import (
@@ -42,7 +42,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StoryPart:
     """Of a whole: ``share`` is a percent."""
 
     name: str
@@ -91,11 +91,11 @@ class Story:
     """Steps with their places in percent."""
     rewinds: tuple[tuple[float, str], ...]
     """Resumes and rollbacks with their places."""
-    entries: tuple[Entry, ...]
+    entries: tuple[DiaryEntry, ...]
     entries_left_out: int
-    gates: tuple[Gate, ...]
-    growth: tuple[Part, ...]
-    time: tuple[Part, ...]
+    gates: tuple[GateEvidence, ...]
+    growth: tuple[StoryPart, ...]
+    time: tuple[StoryPart, ...]
     facts: tuple[tuple[str, str], ...]
     attempts: tuple[Attempt, ...]
     curves: dict[str, Any]
@@ -288,17 +288,17 @@ class _Told:
         told.append(Tile("Interruptions", spelt(stops) if stops > 0 else "none", self._stops_note()))
         return told
 
-    def growth(self) -> list[Part]:
+    def growth(self) -> list[StoryPart]:
         """The parameters of the network as it is now."""
         if not self._host:
             return []
         whole = self._host + self._added
-        parts = [Part("the network at first", count(self._host), 100 * self._host / whole)]
+        parts = [StoryPart("the network at first", count(self._host), 100 * self._host / whole)]
         if self._added:
-            parts.append(Part("grown", count(self._added), 100 * self._added / whole))
+            parts.append(StoryPart("grown", count(self._added), 100 * self._added / whole))
         return parts
 
-    def time(self) -> list[Part]:
+    def time(self) -> list[StoryPart]:
         """Where the time went."""
         [row] = self._found["time"]
         executed = sum(
@@ -315,7 +315,7 @@ class _Told:
             ("Esper: measuring, deciding, gates", boundaries),
             ("the program's own: data, evaluation", max(rest, 0.0)),
         )
-        return [Part(name, duration(seconds), 100 * seconds / whole) for name, seconds in parts]
+        return [StoryPart(name, duration(seconds), 100 * seconds / whole) for name, seconds in parts]
 
     def facts(self) -> list[tuple[str, str]]:
         [saved] = self._found["checkpoints"]

@@ -43,7 +43,7 @@ _HELD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Discrepancy:
     """A table against the log: how many rows it should have and has, and whether their digests agree."""
 
     table: str
@@ -53,7 +53,7 @@ class Finding:
     agree: bool
 
 
-def audit(client: Client, log: Log) -> Iterator[Finding]:
+def audit(client: Client, log: Log) -> Iterator[Discrepancy]:
     """Compare every table with the log, as far as it is filled, and every rollup with the rows."""
     horizon = _horizon(client)
     for topic in ANALYSED:
@@ -125,7 +125,7 @@ class _Expected:
             self.digest ^= _number(f"{place}{event.link.hex() if event.link else ''}{payload(event)}")
 
 
-def _topic(client: Client, log: Log, topic: str, horizon: int) -> Iterator[Finding]:
+def _topic(client: Client, log: Log, topic: str, horizon: int) -> Iterator[Discrepancy]:
     log_id, bounds = log.topic_id(topic), log.bounds(topic)
     done = done_of(client, log_id, topic, bounds)
     expected = _Expected(horizon)
@@ -147,7 +147,7 @@ def _topic(client: Client, log: Log, topic: str, horizon: int) -> Iterator[Findi
             where += " AND toUnixTimestamp64Milli(time) > {horizon:Int64}"
         [(found,)] = client.query(f"SELECT count() FROM {table} WHERE {where}", parameters=given).result_rows
         same = table != DONE[topic] or expected.digest == _digest(client, table, where, given)
-        yield Finding(table, topic, expected.rows[table], found, same and found == expected.rows[table])
+        yield Discrepancy(table, topic, expected.rows[table], found, same and found == expected.rows[table])
 
 
 def _digest(client: Client, table: str, where: str, given: Mapping[str, Any]) -> int:
@@ -174,7 +174,7 @@ def _horizon(client: Client) -> int:
     return int(horizon)
 
 
-def _rollup(client: Client, table: str, horizon: int) -> Finding:
+def _rollup(client: Client, table: str, horizon: int) -> Discrepancy:
     """A rollup against its recomputation; sums agree but for the order of their additions. Where rows may have expired
     there must not be more than the rollup counts."""
     bucket, of_row = BUCKETS[table]
@@ -200,4 +200,4 @@ def _rollup(client: Client, table: str, horizon: int) -> Finding:
         f"FROM ({stored}) AS stored FULL JOIN ({again}) AS again USING ({key})",
         parameters={"horizon": horizon},
     ).result_rows
-    return Finding(table, TELEMETRY, expected, found, expected == found and not wrong)
+    return Discrepancy(table, TELEMETRY, expected, found, expected == found and not wrong)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DONE = {topic: TOPICS[topic].tables[-1] for topic in ANALYSED}
 """The table that says what of a topic is done."""
-PATIENCE = 120.0
+SETTLE_TIMEOUT = 120.0
 """Seconds to wait for what was begun before."""
 _BEYOND = (
     "log = {log:String} AND partition IN {partitions:Array(UInt16)} AND "
@@ -103,7 +103,7 @@ def _forget(client: Client, given: Mapping[str, Any]) -> None:
 def _settle(client: Client, topic: str) -> None:
     """Wait for inserts and deletions that were begun before; raises AnalyticsError if they do not end."""
     tables = [*tables_of(topic), "undoing", *BUCKETS]
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + SETTLE_TIMEOUT
     begun = _inserting(client)
     while begun and (begun := begun & _inserting(client)):
         if time.monotonic() > deadline:

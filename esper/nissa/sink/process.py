@@ -12,7 +12,7 @@ from typing import Self
 
 from esper.errors import AnalyticsError, LogError
 from esper.events.topics import ANALYSED, PARTITIONS
-from esper.log.port import Change, Log, Share
+from esper.log.port import Log, Share, ShareChange
 from esper.nissa.sink.shares import Shared
 from esper.nissa.sink.sink import Sink
 from esper.system.backoff import Backoff
@@ -27,7 +27,7 @@ OPEN_AFTER = 6
 
 
 @dataclass(slots=True)
-class Progress:
+class SinkProgress:
     """What a sink has done, and what troubles it now."""
 
     records: int = 0
@@ -50,25 +50,25 @@ class Alone:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> Change:
+    def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> ShareChange:
         if self._taken:
             time.sleep(wait)
-            return Change({}, {})
+            return ShareChange({}, {})
         self._taken = True
-        return Change({topic: frozenset(range(PARTITIONS)) for topic in ANALYSED}, {})
+        return ShareChange({topic: frozenset(range(PARTITIONS)) for topic in ANALYSED}, {})
 
     def sure(self) -> bool:
         return True
 
 
-def follow(sink: Sink, stop: threading.Event, progress: Progress, share: Share | None = None) -> None:
+def follow(sink: Sink, stop: threading.Event, progress: SinkProgress, share: Share | None = None) -> None:
     """Fill the database until ``stop`` is set, the partitions that ``share`` says; trouble with either end is waited
     out."""
     _Following(sink, stop, progress, Shared(sink, share or Alone())).run()
 
 
 class _Following:
-    def __init__(self, sink: Sink, stop: threading.Event, progress: Progress, shared: Shared) -> None:
+    def __init__(self, sink: Sink, stop: threading.Event, progress: SinkProgress, shared: Shared) -> None:
         self._sink, self._stop, self._progress, self._shared = sink, stop, progress, shared
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._probing = False

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from esper.errors import AnalyticsError, LogError
 from esper.events.topics import ANALYSED, PARTITIONS
-from esper.log.port import Change, Log, Share
+from esper.log.port import Log, Share, ShareChange
 from esper.nissa.sink.sink import Sink
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GROUP = "esper-sink"
 """What the names of the sinks' groups begin with."""
-PATIENCE, LOOK = 30.0, 0.5
+SHARE_TIMEOUT, LOOK = 30.0, 0.5
 """Seconds to wait for all partitions, which those of a sink that was killed come after; and between two looks."""
 _Place = tuple[str, int]
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def guarded(client: Client, share: Share) -> Client:
 def whole(client: Client, log: Log) -> Iterator[Client]:
     """A client that may change what it wants, since no sink fills the database; raises AnalyticsError if one does."""
     with log.share(ANALYSED, group_of(client)) as share:
-        has, deadline = 0, time.monotonic() + PATIENCE
+        has, deadline = 0, time.monotonic() + SHARE_TIMEOUT
         while has < len(ANALYSED) * PARTITIONS:
             if time.monotonic() > deadline:
                 raise AnalyticsError(f"another esper sink fills the database from {log.url}; end that first")
@@ -81,7 +81,7 @@ class Shared:
         self._sink, self._share = sink, share
         self._has: set[_Place] = set()
         self._unbegun: set[_Place] = set()
-        self._coming: list[Change] = []
+        self._coming: list[ShareChange] = []
 
     def begin(self) -> bool:
         """Begin what is new, and leave what is lost; whether there is something that the sink may fill now."""

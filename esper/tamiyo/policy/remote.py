@@ -65,7 +65,7 @@ def signal_of(run_id: str, event: Event, proposal: DecisionProposed) -> Record:
     return signal_record(run_id, proposal, writer=proposal.issuer, time=envelope.time, causes=(envelope.id,))
 
 
-class Questions:
+class OpenDecisions:
     """The boundaries whose decision is still to come, and the one that is due at the newest."""
 
     def __init__(self, lag: int) -> None:
@@ -84,9 +84,9 @@ class Questions:
         return tuple(state.step for state in self._seen)
 
 
-def questions(run_id: str, events: Sequence[Event], lag: int) -> Questions:
+def questions(run_id: str, events: Sequence[Event], lag: int) -> OpenDecisions:
     """The questions that are open after ``events``, a run from its first event on."""
-    asked = Questions(lag)
+    asked = OpenDecisions(lag)
     ends = [place + 1 for place, event in enumerate(events) if isinstance(event.content, runs.BoundaryReached)]
     state = RunState(run_id)
     for begin, end in pairwise((0, *ends[-lag:])):

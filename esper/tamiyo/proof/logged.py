@@ -13,7 +13,7 @@ from esper.kasmina.seed.stages import Stage
 from esper.tamiyo.policy.observation import OBSERVATIONS
 from esper.tamiyo.policy.policies import known
 from esper.tamiyo.policy.policy import Decision, Policy
-from esper.tamiyo.policy.remote import Objection, Questions, proposed
+from esper.tamiyo.policy.remote import Objection, OpenDecisions, proposed
 from esper.tamiyo.rules import script
 from esper.tamiyo.rules.script import FORGED, Question
 
@@ -36,7 +36,7 @@ class LoggedAnswers:
     """
 
     def __init__(
-        self, events: deque[Event], arrival: runs.BoundaryReached | None = None, asked: Questions | None = None
+        self, events: deque[Event], arrival: runs.BoundaryReached | None = None, asked: OpenDecisions | None = None
     ) -> None:
         self._events, self._arrival, self._asked = events, arrival, asked
         self._offered: Event | None = None

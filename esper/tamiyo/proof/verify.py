@@ -18,7 +18,7 @@ from esper.events import Event, runs
 from esper.events.ids import run_event_id
 from esper.kasmina.seed.stages import IllegalMove, Stage
 from esper.tamiyo.policy.policies import registered
-from esper.tamiyo.policy.remote import Questions
+from esper.tamiyo.policy.remote import OpenDecisions
 from esper.tamiyo.proof.logged import POLICYS_OWN, LoggedAnswers, NotOnTheLog
 from esper.tamiyo.rules import decider
 from esper.tamiyo.rules.between import Between
@@ -38,7 +38,7 @@ LONGEST = 400  # characters of a value in a finding
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Deviation:
     """Something in event ``sequence`` that does not follow from what came before it, and the rule that it breaks."""
 
     sequence: int
@@ -47,12 +47,12 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Verification:
     """What was checked: how many events, observations, decisions, verdicts, audits and transitions were computed
     again, and every finding. ``unknown_policy`` counts decisions that this version cannot make again. ``cut`` is the
     first event of the last transaction if that lacks events, which no trainer leaves, for it writes all at once."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Deviation, ...]
     counts: dict[str, int]
     cut: int | None = None
 
@@ -61,7 +61,7 @@ class Report:
         return not self.findings
 
 
-def verify(run_id: str, events: Iterable[Event]) -> Report:
+def verify(run_id: str, events: Iterable[Event]) -> Verification:
     """Check the run's ``events``, which are in order. Stops at one that cannot be folded.
 
     Raises RunUnusable for a run whose rules this version does not know.
@@ -78,7 +78,7 @@ def verify(run_id: str, events: Iterable[Event]) -> Report:
             said = f"{type(error).__name__}: {error}"
             found.find("what can be computed with", f"its values are none that a run can have ({said}); {UNCHECKED}")
             break
-    return Report(tuple(found.findings), dict(found.counts), first if found.lacks else None)
+    return Verification(tuple(found.findings), dict(found.counts), first if found.lacks else None)
 
 
 def transactions(events: Iterable[Event]) -> Iterator[deque[Event]]:
@@ -118,18 +118,18 @@ class _Verification:
     """One run's, as far as it has come: ``state``. ``lacks`` says whether the last transaction lacks events."""
 
     def __init__(self, run_id: str) -> None:
-        self.findings: list[Finding] = []
+        self.findings: list[Deviation] = []
         self.counts = Counter(dict.fromkeys(_COUNTED, 0))
         self.state = RunState(run_id)
         self._between = Between()
-        self._asked: Questions | None = None
+        self._asked: OpenDecisions | None = None
         self._answered: set[UUID] = set()  # signals
         self.lacks = False
         self._last: object = None  # the content of the last event
 
     def find(self, rule: str, what: str) -> None:
         """Something is wrong with the event after ``state``."""
-        self.findings.append(Finding(self.state.sequence + 1, rule, what))
+        self.findings.append(Deviation(self.state.sequence + 1, rule, what))
 
     def take(self, events: deque[Event]) -> None:
         """Check the events of one transaction; raises SequenceGap or IllegalMove at one that cannot be folded."""
@@ -162,7 +162,7 @@ class _Verification:
     def _begin(self) -> None:
         decider.check_rules(self.state)
         decision = settings_of(self.state).decision
-        self._asked = Questions(decision.lag) if decision.where == "remote" else None
+        self._asked = OpenDecisions(decision.lag) if decision.where == "remote" else None
 
     def _carry_out(self, rules: Script[T], answers: LoggedAnswers, events: deque[Event]) -> T | None:
         """Compare ``events`` with what ``rules`` put. After the first that is another the rest is folded unchecked."""

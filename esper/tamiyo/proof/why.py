@@ -9,7 +9,7 @@ from typing import Any
 from esper.errors import UsageError
 from esper.events import Event, assets, runs
 from esper.kasmina.seed.stages import Stage
-from esper.tamiyo.policy.remote import Questions
+from esper.tamiyo.policy.remote import OpenDecisions
 from esper.tamiyo.run.fold import apply
 from esper.tamiyo.run.state import RunState, settings_of
 
@@ -50,14 +50,14 @@ def explain(events: Iterable[Event], seed: str, kernels: Iterable[Event] = ()) -
     chain: list[Step] = []
     names: dict[str, None] = {}
     state = RunState("")
-    asked = Questions(1)
+    asked = OpenDecisions(1)
     for event in events:
         content = event.content
         if isinstance(content, runs.DecisionMade | runs.SeedTransitioned) and content.seed:
             names[content.seed] = None
         before, state = state, apply(state, event)
         if isinstance(content, runs.RunStarted):
-            asked = Questions(settings_of(state).decision.lag)
+            asked = OpenDecisions(settings_of(state).decision.lag)
         elif isinstance(content, runs.BoundaryReached):
             asked.reached(state)
         elif isinstance(content, runs.DecisionMade) and content.issuer is not None:

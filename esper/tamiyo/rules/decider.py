@@ -30,7 +30,7 @@ from esper.events.runs import (
 )
 from esper.kasmina.seed.stages import IN_THE_HOST, Stage
 from esper.settings import Governor
-from esper.tamiyo.policy.remote import Questions
+from esper.tamiyo.policy.remote import OpenDecisions
 from esper.tamiyo.rules import gates, script
 from esper.tamiyo.rules.checkpoints import newest_due
 from esper.tamiyo.rules.decisions import decide
@@ -63,7 +63,7 @@ def boundary_due(before: int, step: int, every: int) -> bool:
     return step // every > before // every
 
 
-def boundary(state: RunState, arrival: BoundaryReached, asked: Questions | None) -> Script[Wish | None]:
+def boundary(state: RunState, arrival: BoundaryReached, asked: OpenDecisions | None) -> Script[Wish | None]:
     """A boundary's transaction, from ``arrival``, whose trials are still to be measured. ``asked`` are the boundaries
     before, of a run whose policy is elsewhere; this one is added. Returns what a command wants of the run."""
     trials = yield from _trials(state, arrival.failed or ())

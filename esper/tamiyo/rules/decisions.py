@@ -8,7 +8,7 @@ from esper.events.ids import LONGEST_ISSUER, kernel_seed
 from esper.events.runs import DecisionMade, DecisionRejected
 from esper.events.signals import DecisionProposed
 from esper.tamiyo.policy.policy import Policy
-from esper.tamiyo.policy.remote import Objection, Questions, objection, proposed
+from esper.tamiyo.policy.remote import Objection, OpenDecisions, objection, proposed
 from esper.tamiyo.rules.script import (
     KernelWanted,
     LeftProposal,
@@ -23,7 +23,7 @@ from esper.tamiyo.run.state import RunState, settings_of
 ANSWERS = 100  # proposals rejected at a boundary, at most; what is left has its turn at the next
 
 
-def decide(state: RunState, asked: Questions | None) -> Script[RunState]:
+def decide(state: RunState, asked: OpenDecisions | None) -> Script[RunState]:
     """The boundary's decision, or why there is none. ``asked`` are the boundaries whose decision is still to come, this
     one included, in a run whose policy is elsewhere."""
     state, made = yield from (_locally(state) if asked is None else _remotely(state, asked))
@@ -41,7 +41,7 @@ def _locally(state: RunState) -> Script[tuple[RunState, DecisionMade]]:
     return state, decision
 
 
-def _remotely(state: RunState, asked: Questions) -> Script[tuple[RunState, DecisionMade | None]]:
+def _remotely(state: RunState, asked: OpenDecisions) -> Script[tuple[RunState, DecisionMade | None]]:
     """One proposal about the boundary ``lag`` boundaries ago is taken, and each that has arrived is answered once."""
     due = asked.due()
     made: DecisionMade | None = None
@@ -64,7 +64,7 @@ def _remotely(state: RunState, asked: Questions) -> Script[tuple[RunState, Decis
     return state, made
 
 
-def _turn_away(state: RunState, asked: Questions, due: int, settled: bool) -> Script[RunState]:
+def _turn_away(state: RunState, asked: OpenDecisions, due: int, settled: bool) -> Script[RunState]:
     """Reject what can no longer be taken, or never could; what is about a boundary to come is kept."""
     to_come = frozenset(step for step in asked.steps() if step > due)
     for _ in range(ANSWERS):

@@ -25,7 +25,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between two attempts to read
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class PendingCommand:
     """A signal that asks something of the run; ``id`` is the signal's."""
 
     id: UUID
@@ -58,7 +58,7 @@ class Inbox:
 
     def __init__(self, log: Log, run_id: str) -> None:
         self._log, self._run_id = log, run_id
-        self._arrived: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[PendingCommand] = queue.SimpleQueue()
         self._proposed: queue.SimpleQueue[Proposal] = queue.SimpleQueue()
         self._known: dict[UUID, str] = {}  # digests of contents
         self._unreadable = sending_to(log, WRITER)
@@ -67,7 +67,7 @@ class Inbox:
         self._thread = threading.Thread(target=self._work, name="esper-inbox", daemon=True)
         self._thread.start()
 
-    def take(self) -> list[Command]:
+    def take(self) -> list[PendingCommand]:
         """The commands that have arrived since the last call."""
         taken = []
         while not self._arrived.empty():
@@ -112,7 +112,7 @@ class Inbox:
             ):
                 continue
             if isinstance(content, CommandIssued):
-                self._arrived.put(Command(event.envelope.id, content))
+                self._arrived.put(PendingCommand(event.envelope.id, content))
             else:
                 self._proposed.put(Proposal(self._run_id, event.envelope.id, content, time.monotonic()))
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from esper.events import Event
 from esper.events.runs import DecisionMade, DecisionRejected
-from esper.settings import Decision
+from esper.settings import DecisionSettings
 from esper.tamiyo.rules.script import Offer
 from esper.tolaria.journal.inbox import Inbox, Proposal
 
@@ -27,7 +27,7 @@ class Proposals:
     """
 
     def __init__(
-        self, inbox: Inbox, run_id: str, answered: set[UUID], sites: frozenset[str], settings: Decision
+        self, inbox: Inbox, run_id: str, answered: set[UUID], sites: frozenset[str], settings: DecisionSettings
     ) -> None:
         self._inbox, self._run_id, self._answered, self._settings = inbox, run_id, answered, settings
         self._sites = sites

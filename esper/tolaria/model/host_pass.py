@@ -9,7 +9,7 @@ from esper.events.runs import Health
 from esper.kasmina.health import Probe
 from esper.kasmina.losses import per_example
 from esper.kasmina.sites import call_counts, with_calls
-from esper.settings import Boundary
+from esper.settings import BoundarySettings
 from esper.tolaria.model.seeds import Seeds
 from esper.tolaria.model.subject import Subject
 
@@ -18,7 +18,7 @@ class HostPass:
     """``run`` is one pass; ``health`` holds what the last measured one found, ``counted`` whether the calls of each
     site are known."""
 
-    def __init__(self, subject: Subject, seeds: Seeds, settings: Boundary) -> None:
+    def __init__(self, subject: Subject, seeds: Seeds, settings: BoundarySettings) -> None:
         self.health: Health | None = None
         self._subject, self._seeds, self._settings = subject, seeds, settings
         self.counted = False

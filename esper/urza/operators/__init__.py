@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.kasmina.kinds import Geometry, Kind
-from esper.plugins import Registry
+from esper.plugins import Plugins
 from esper.urza.sizes import Name, Size
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Several(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FitTarget:
     """Where a blueprint is fitted: a site's kind, dims by name and geometry, and the blueprint's sizes by name."""
 
     kind: Kind
@@ -86,7 +86,7 @@ class Layer(Part, ABC):
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A node at a place. ``size`` counts the features or channels that it gives, ``flops`` the floating point
+    """A node at a target. ``size`` counts the features or channels that it gives, ``flops`` the floating point
     operations for one position (a vector, a pixel) where it computes; a multiply-add is two."""
 
     node: Node
@@ -109,7 +109,7 @@ class Node(Part, ABC):
         """The names of its inputs, from ``Single`` or ``Several``."""
 
     @abstractmethod
-    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+    def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
         """The node for inputs of these sizes (features or channels); raises UsageError saying why it does not fit."""
 
     def initialise(self, module: nn.Module, generator: torch.Generator) -> None:
@@ -154,4 +154,4 @@ class Operator:
     examples: tuple[Mapping[str, Any], ...]
 
 
-OPERATORS = Registry("operator", Operator, "esper.urza.operators", "OPERATOR", "esper.operators")
+OPERATORS = Plugins("operator", Operator, "esper.urza.operators", "OPERATOR", "esper.operators")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from esper.errors import UsageError
 from esper.kasmina.kinds import IMAGE
 from esper.kasmina.kinds.conv2d import Conv2dGeometry, Padding, PaddingMode, Step
-from esper.urza.operators import Fitted, Layer, Operator, Place, Single, WeightedNode
+from esper.urza.operators import FitTarget, Fitted, Layer, Operator, Single, WeightedNode
 from esper.urza.sizes import Number, Size, positive
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ class Conv2dNode(WeightedNode):
     groups: Size
     layouts = (IMAGE,)
 
-    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+    def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
         (in_size,) = sizes
-        out_size = positive(f"the output of node {self.name!r}", self.out, place.sizes)
-        groups = positive(f"the groups of node {self.name!r}", self.groups, place.sizes)
+        out_size = positive(f"the output of node {self.name!r}", self.out, target.sizes)
+        groups = positive(f"the groups of node {self.name!r}", self.groups, target.sizes)
         if in_size % groups or out_size % groups:
             raise UsageError(
                 f"{groups} groups of node {self.name!r} do not divide its {in_size} and {out_size} channels"
@@ -73,18 +73,18 @@ class Conv2dNode(WeightedNode):
             out_size=out_size,
             bias=self.bias is not None,
             groups=groups,
-            **self._geometry(place),
+            **self._geometry(target),
         )
         return Fitted(self, layer, out_size, 2 * layer.parameters - out_size * layer.bias)
 
-    def _geometry(self, place: Place) -> dict[str, Any]:
+    def _geometry(self, target: FitTarget) -> dict[str, Any]:
         if self.geometry == "point":
             return {"kernel": (1, 1), "stride": (1, 1), **Conv2dGeometry().model_dump()}
-        dims = place.dims
+        dims = target.dims
         if "kernel_h" not in dims:
-            raise UsageError(f"the node {self.name!r} has the geometry of the site, but a {place.kind.name} has none")
+            raise UsageError(f"the node {self.name!r} has the geometry of the site, but a {target.kind.name} has none")
         kernel, stride = (dims["kernel_h"], dims["kernel_w"]), (dims["stride_h"], dims["stride_w"])
-        return {"kernel": kernel, "stride": stride, **place.geometry.model_dump()}
+        return {"kernel": kernel, "stride": stride, **target.geometry.model_dump()}
 
 
 _EXAMPLE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from esper.urza.operators import Fitted, Layer, Node, Operator, Place, Single
+from esper.urza.operators import FitTarget, Fitted, Layer, Node, Operator, Single
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class GeluLayer(Single, Layer):
 class GeluNode(Single, Node):
     op: Literal["gelu"]
 
-    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+    def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
         return Fitted(self, GeluLayer(name=self.name, input=self.input), sizes[0], sizes[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from esper.kasmina.kinds import FEATURES
-from esper.urza.operators import Fitted, Layer, Operator, Place, Single, WeightedNode
+from esper.urza.operators import FitTarget, Fitted, Layer, Operator, Single, WeightedNode
 from esper.urza.sizes import Number, positive
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class LinearNode(WeightedNode):
     op: Literal["linear"]
     layouts = (FEATURES,)
 
-    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+    def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
         (in_size,) = sizes
-        out_size = positive(f"the output of node {self.name!r}", self.out, place.sizes)
+        out_size = positive(f"the output of node {self.name!r}", self.out, target.sizes)
         bias = self.bias is not None
         layer = LinearLayer(name=self.name, input=self.input, in_size=in_size, out_size=out_size, bias=bias)
         return Fitted(self, layer, out_size, out_size * (2 * in_size + bias))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from esper.errors import UsageError
-from esper.urza.operators import Fitted, Layer, Node, Operator, Place, Several
+from esper.urza.operators import FitTarget, Fitted, Layer, Node, Operator, Several
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ class MultiplyLayer(Several, Layer):
 class MultiplyNode(Several, Node):
     op: Literal["multiply"]
 
-    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+    def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
         if len(set(sizes)) > 1:
             raise UsageError(
                 f"the node {self.name!r} multiplies sizes {', '.join(map(str, sizes))}; they must be equal"

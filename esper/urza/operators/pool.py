@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from esper.kasmina.kinds import IMAGE
-from esper.urza.operators import Fitted, Layer, Node, Operator, Place, Single
+from esper.urza.operators import FitTarget, Fitted, Layer, Node, Operator, Single
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class PoolNode(Single, Node):
     op: Literal["pool"]
     layouts = (IMAGE,)
 
-    def fit(self, sizes: tuple[int, ...], place: Place) -> Fitted:
+    def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
         return Fitted(self, PoolLayer(name=self.name, input=self.input), sizes[0], sizes[0])
 
 

@@ -12,10 +12,10 @@ import time
 
 from esper.events.topics import PARTITIONS
 from esper.log import open_log
-from esper.log.port import Change, Share
+from esper.log.port import Share, ShareChange
 
 
-def applied(have: dict[str, set[int]], change: Change) -> None:
+def applied(have: dict[str, set[int]], change: ShareChange) -> None:
     """Bring ``have`` up to date."""
     for topic, partitions in change.lost.items():
         have.setdefault(topic, set()).difference_update(partitions)

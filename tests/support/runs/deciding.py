@@ -24,7 +24,7 @@ from esper.tamiyo.rules.script import KernelWanted
 from esper.tamiyo.run.fold import apply
 from esper.tamiyo.run.state import RunState, settings_of
 from esper.tolaria.answers import Answers
-from esper.tolaria.journal.inbox import Command, Proposal
+from esper.tolaria.journal.inbox import PendingCommand, Proposal
 from esper.tolaria.journal.journal import Transaction
 from esper.tolaria.journal.proposals import Proposals
 from tests.support.runs.histories import RUN, History
@@ -86,7 +86,7 @@ class Mail:
         self.waited = 0
         self.while_waiting: Callable[[], None] = lambda: None
 
-    def take(self) -> list[Command]:
+    def take(self) -> list[PendingCommand]:
         return []
 
     def proposal(self, seconds: float) -> Proposal | None:

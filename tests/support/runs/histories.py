@@ -16,7 +16,7 @@ from esper.settings import Settings, settings_from
 from esper.tamiyo.policy.observation import digest, observe
 from esper.tamiyo.policy.policies import newest
 from esper.tamiyo.policy.policy import Decision, Policy
-from esper.tamiyo.policy.remote import Questions, proposals
+from esper.tamiyo.policy.remote import OpenDecisions, proposals
 from esper.tamiyo.rules import checkpoints, decider, script
 from esper.tamiyo.run.fold import apply
 from esper.tamiyo.run.state import ENDED, RunState
@@ -281,7 +281,7 @@ class Simulation:
         self.history = History(*defaults, *often, *assignments, sites=sites, seed=rng.randrange(1000))
         self._taken: list[tuple[int, str, int]] = []  # checkpoints that are not on the log yet
         self._due = 0
-        self._asked = Questions(1) if self.history.settings.decision.where == "remote" else None
+        self._asked = OpenDecisions(1) if self.history.settings.decision.where == "remote" else None
         self._commands: list[script.Command] = []
         self._offers: list[script.Offer] = []
         self._told: list[script.Command] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
 from esper.dev import broker
-from esper.dev.broker import Node
+from esper.dev.broker import BrokerNode
 from esper.dev.jars import fetched
 from esper.dev.ports import free_ports
 from esper.dev.processes import Process, stop
@@ -41,7 +41,7 @@ def secured_broker(folder: Path) -> Secured:
     ports = free_ports(5)
     names = ("PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL")
     listeners = [f"{name}://127.0.0.1:{port}" for name, port in zip(names, ports, strict=False)]
-    node = Node(1, ports[0], ports[4])
+    node = BrokerNode(1, ports[0], ports[4])
     plain = " ".join(f'user_{user}="{PASSWORD}"' for user in USERS)
     jars = fetched()
     login = "org.apache.kafka.common.security"

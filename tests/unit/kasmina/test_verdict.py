@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from esper.events.runs import Evidence, Trial
 from esper.kasmina.verdict import audit, bound, judge, sigma_of, z_value
-from esper.settings import Verdict
+from esper.settings import VerdictSettings
 
-SETTINGS = Verdict(alpha=0.05, delta=0.002, rent=1e-6, measurements=3)
+SETTINGS = VerdictSettings(alpha=0.05, delta=0.002, rent=1e-6, measurements=3)
 
 
 def trial(mean: float, fold: int = 1, gradient: float | None = 1.0) -> Trial:

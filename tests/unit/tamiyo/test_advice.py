@@ -11,7 +11,7 @@ import pytest
 
 from esper.events import runs
 from esper.kasmina import verdict
-from esper.settings import Verdict
+from esper.settings import VerdictSettings
 from esper.tamiyo.advice import advise, course_of
 from esper.tamiyo.advice.outlook import outlook
 from esper.tamiyo.advice.seeds import examples_needed, slope
@@ -95,4 +95,4 @@ def test_a_run_of_which_only_the_beginning_is_there_is_advised() -> None:
     assert isinstance(made.history.events[0].content, runs.RunStarted)
     state = replace(made.history.state, sites=None)
     assert advise(state) == ()
-    assert Verdict().delta == 0.002
+    assert VerdictSettings().delta == 0.002

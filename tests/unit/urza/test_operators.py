@@ -20,7 +20,7 @@ from esper.tezzeret.graph import DTYPES, KernelGraph
 from esper.tezzeret.module import Kernel
 from esper.urza.blueprint import Definition, read_definition
 from esper.urza.fit import fit
-from esper.urza.operators import OPERATORS, Fitted, Node, Operator, Place
+from esper.urza.operators import OPERATORS, FitTarget, Fitted, Node, Operator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,8 +32,8 @@ EXAMPLES = [
 each_example = pytest.mark.parametrize(("operator", "example"), EXAMPLES)
 
 
-def places(node: Node) -> list[tuple[Kind, Place]]:
-    """One place of each kind where the node works."""
+def places(node: Node) -> list[tuple[Kind, FitTarget]]:
+    """One target of each kind where the node works."""
     found = []
     for kind in KINDS:
         if node.layouts is None or kind.layout in node.layouts:
@@ -41,24 +41,24 @@ def places(node: Node) -> list[tuple[Kind, Place]]:
             dims = kind.dims_of(module)
             sizes = {"in": dims[0], "out": dims[1]}
             named = dict(zip(kind.dims, dims, strict=True))
-            place = Place(kind, named, kind.geometry_of(module), sizes)
-            if fits(node, place):
-                found.append((kind, place))
+            target = FitTarget(kind, named, kind.geometry_of(module), sizes)
+            if fits(node, target):
+                found.append((kind, target))
     assert found, "it works at no kind of site"
     return found
 
 
-def fits(node: Node, place: Place) -> bool:
+def fits(node: Node, target: FitTarget) -> bool:
     """Whether it does; one with the geometry of the site wants a site that has it."""
     try:
-        fitted(node, place)
+        fitted(node, target)
     except UsageError:
         return False
     return True
 
 
-def fitted(node: Node, place: Place) -> Fitted:
-    return node.fit(tuple(place.dims["in"] for _ in node.sources), place)
+def fitted(node: Node, target: FitTarget) -> Fitted:
+    return node.fit(tuple(target.dims["in"] for _ in node.sources), target)
 
 
 def kernel_of(part: Fitted, kind: Kind, dtype: str = "torch.float32") -> Kernel:
@@ -74,8 +74,8 @@ def initialised(part: Fitted, kind: Kind, dtype: str = "torch.float32", seed: in
     return kernel
 
 
-def input_for(place: Place, kind: Kind, dtype: str = "torch.float32") -> Tensor:
-    shape = kind.sample(tuple(place.dims.values()), place.geometry)
+def input_for(target: FitTarget, kind: Kind, dtype: str = "torch.float32") -> Tensor:
+    shape = kind.sample(tuple(target.dims.values()), target.geometry)
     return torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(DTYPES[dtype])
 
 
@@ -109,8 +109,8 @@ def test_a_blueprint_may_hold_it(operator: Operator, example: Mapping[str, Any])
 
 @each_example
 def test_a_layer_is_data_that_loads_as_it_was_saved(operator: Operator, example: Mapping[str, Any]) -> None:
-    for kind, place in places(operator.node.model_validate(example)):
-        part = fitted(operator.node.model_validate(example), place)
+    for kind, target in places(operator.node.model_validate(example)):
+        part = fitted(operator.node.model_validate(example), target)
         assert type(part.layer) is operator.layer
         assert part.layer.sources == part.node.sources
         kernel = initialised(part, kind)
@@ -120,11 +120,11 @@ def test_a_layer_is_data_that_loads_as_it_was_saved(operator: Operator, example:
 
 @each_example
 def test_size_and_parameters_are_those_of_its_module(operator: Operator, example: Mapping[str, Any]) -> None:
-    for kind, place in places(operator.node.model_validate(example)):
-        part = fitted(operator.node.model_validate(example), place)
+    for kind, target in places(operator.node.model_validate(example)):
+        part = fitted(operator.node.model_validate(example), target)
         kernel = initialised(part, kind)
         assert part.layer.parameters == sum(parameter.numel() for parameter in kernel.parameters())
-        assert kernel(input_for(place, kind)).shape[kind.unit] == part.size
+        assert kernel(input_for(target, kind)).shape[kind.unit] == part.size
         assert part.flops >= part.layer.parameters
         assert part.flops > 0
 
@@ -133,11 +133,11 @@ def test_size_and_parameters_are_those_of_its_module(operator: Operator, example
 def test_flops_are_those_that_torch_counts_and_a_sum_for_each_bias(
     operator: Operator, example: Mapping[str, Any]
 ) -> None:
-    for kind, place in places(operator.node.model_validate(example)):
-        part = fitted(operator.node.model_validate(example), place)
+    for kind, target in places(operator.node.model_validate(example)):
+        part = fitted(operator.node.model_validate(example), target)
         if part.layer.parameters:
             with FlopCounterMode(display=False) as counter:
-                y = initialised(part, kind)(input_for(place, kind))
+                y = initialised(part, kind)(input_for(target, kind))
             counted = counter.get_total_flops() // (y.numel() // part.size)
             assert 0 <= part.flops - counted <= part.size
 
@@ -146,8 +146,8 @@ def test_flops_are_those_that_torch_counts_and_a_sum_for_each_bias(
 def test_initial_values_are_all_set_and_depend_on_the_generator_alone(
     operator: Operator, example: Mapping[str, Any]
 ) -> None:
-    for kind, place in places(operator.node.model_validate(example)):
-        part = fitted(operator.node.model_validate(example), place)
+    for kind, target in places(operator.node.model_validate(example)):
+        part = fitted(operator.node.model_validate(example), target)
         before = torch.get_rng_state()
         first, again = initialised(part, kind), initialised(part, kind)
         assert torch.equal(torch.get_rng_state(), before)
@@ -161,9 +161,9 @@ def test_initial_values_are_all_set_and_depend_on_the_generator_alone(
 def test_it_computes_in_every_dtype_and_a_copy_the_same(
     operator: Operator, example: Mapping[str, Any], dtype: str
 ) -> None:
-    for kind, place in places(operator.node.model_validate(example)):
-        kernel = initialised(fitted(operator.node.model_validate(example), place), kind, dtype)
-        x = input_for(place, kind, dtype).requires_grad_()
+    for kind, target in places(operator.node.model_validate(example)):
+        kernel = initialised(fitted(operator.node.model_validate(example), target), kind, dtype)
+        x = input_for(target, kind, dtype).requires_grad_()
         y = kernel(x)
         assert y.dtype == DTYPES[dtype]
         assert torch.equal(copy.deepcopy(kernel)(x), y)
@@ -187,11 +187,11 @@ def test_a_convolution_with_the_geometry_of_a_site_that_has_none_says_so() -> No
     class Image(type(KINDS["Conv2d"])):  # type: ignore[misc]
         name, dims = "Image", ("in", "out")
 
-    place = Place(Image(), {"in": 4, "out": 4}, Geometry(), {"in": 4, "out": 4})
+    target = FitTarget(Image(), {"in": 4, "out": 4}, Geometry(), {"in": 4, "out": 4})
     site, point = (OPERATORS["conv2d"].node.model_validate(example) for example in OPERATORS["conv2d"].examples)
-    assert point.fit((4,), place).size == 4
+    assert point.fit((4,), target).size == 4
     with pytest.raises(UsageError, match="node 'a' has the geometry of the site, but a Image has none"):
-        site.fit((4,), place)
+        site.fit((4,), target)
 
 
 def test_an_unknown_operator_is_an_error_that_says_what_there_is() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from esper.errors import UsageError
-from esper.plugins import Registry
+from esper.plugins import Plugins
 from esper.tamiyo.policy.observation import observer
 from esper.tamiyo.policy.policy import Policy
 
@@ -34,7 +34,7 @@ def known(name: str, version: str) -> Policy | None:
 def registered() -> dict[tuple[str, str], Policy]:
     """Every version of every policy. Raises UsageError when one is there twice, has a version that is no number, or
     takes an observation that is not known."""
-    policies: Registry[Policy] = Registry(
+    policies: Plugins[Policy] = Plugins(
         "policy",
         Policy,  # type: ignore[type-abstract]
         __name__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esper.errors import UsageError
-from esper.nissa.clickhouse.named_queries import Named, all_named, named, parsed
+from esper.nissa.clickhouse.named_queries import NamedQuery, all_named, named, parsed
 
 TEXT = """-- How many?
 -- run='' of this run alone
@@ -74,7 +74,7 @@ def test_the_questions_that_people_have() -> None:
 
 
 @pytest.mark.parametrize("query", all_named(), ids=lambda query: query.name)
-def test_every_query_says_what_it_answers_and_needs_no_parameter(query: Named) -> None:
+def test_every_query_says_what_it_answers_and_needs_no_parameter(query: NamedQuery) -> None:
     assert query.title.endswith("?")
     assert query.about
     assert query.filled({}).keys() == query.parameters.keys() == query.defaults.keys()

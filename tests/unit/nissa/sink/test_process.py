@@ -12,7 +12,7 @@ import pytest
 from esper.errors import AnalyticsError, LogError
 from esper.events.topics import ANALYSED
 from esper.nissa.sink import process as following
-from esper.nissa.sink.process import OPEN_AFTER, Progress, follow
+from esper.nissa.sink.process import OPEN_AFTER, SinkProgress, follow
 
 
 class Faulty:
@@ -64,8 +64,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "INTERVAL", 0.001)
 
 
-def followed(sink: Any) -> Progress:
-    progress = Progress()
+def followed(sink: Any) -> SinkProgress:
+    progress = SinkProgress()
     follow(sink, sink.stop, progress)
     return progress
 
@@ -100,7 +100,7 @@ def test_after_many_failures_it_only_probes_and_says_so_once(caplog: pytest.LogC
 
 def test_it_is_told_that_it_probes_until_it_works_again() -> None:
     seen: list[bool] = []
-    progress = Progress()
+    progress = SinkProgress()
 
     def look(_: str) -> None:
         seen.append(progress.probing)

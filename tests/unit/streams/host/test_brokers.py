@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from esper.connections import KafkaSettings
 from esper.errors import LogError
 from esper.log.kafka.address import Address
-from esper.log.kafka.clients import Cluster
+from esper.log.kafka.clients import ClusterClients
 from streams.host import brokers
 from streams.views import generations
 
@@ -68,7 +68,7 @@ def test_brokers_that_do_not_say_which_generation_is_live_are_an_error_of_the_lo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(generations, "ANSWER", 0.3)
-    cluster = Cluster(ADDRESS, KafkaSettings())
+    cluster = ClusterClients(ADDRESS, KafkaSettings())
     cluster._admin = AdminClient({"bootstrap.servers": ADDRESS.servers, "log_level": 0})
     log: Any = SimpleNamespace(address=ADDRESS, cluster=cluster)
     began = time.monotonic()

@@ -11,15 +11,15 @@ from faust.types import TP
 
 from streams.host import safe
 from streams.host.catching import CatchingUp
-from streams.host.safe import Progress
+from streams.host.safe import OffsetsInFlight
 
 ONE, TWO = TP("esper.runs", 0), TP("esper.runs", 1)
-Case = tuple[CatchingUp, Progress]
+Case = tuple[CatchingUp, OffsetsInFlight]
 
 
 @pytest.fixture
 def case() -> Case:
-    progress = Progress()
+    progress = OffsetsInFlight()
     return CatchingUp(progress.committable), progress
 
 
@@ -27,7 +27,7 @@ def records(*offsets: int) -> list[Any]:
     return [SimpleNamespace(offset=offset) for offset in offsets]
 
 
-def begun(progress: Progress, offset: int) -> Any:
+def begun(progress: OffsetsInFlight, offset: int) -> Any:
     return progress.begin(SimpleNamespace(tp=ONE, offset=offset))  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from streams.serving.served import Place
+from streams.serving.served import WorkerOptions
 from streams.serving.web import Web
 from tests.support.services.broken_http import BROKEN, send
 from tests.support.services.workers import free_port
@@ -36,7 +36,7 @@ class App(SimpleNamespace):
 
 @pytest.fixture
 def app() -> App:
-    place = Place(name="one", host="127.0.0.1", port=free_port(), data=Path(), token=SecretStr(TOKEN))
+    place = WorkerOptions(name="one", host="127.0.0.1", port=free_port(), data=Path(), token=SecretStr(TOKEN))
     return App(place=place, generation=SimpleNamespace(number=2))
 
 

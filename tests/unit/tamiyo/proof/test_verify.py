@@ -14,7 +14,7 @@ import pytest
 from esper.errors import RunUnusable
 from esper.events import Event, runs
 from esper.tamiyo.policy.policies import newest
-from esper.tamiyo.proof.verify import Report, different, verify
+from esper.tamiyo.proof.verify import Verification, different, verify
 from esper.tamiyo.rules import checkpoints, decider, script
 from tests.support.paths import ROOT
 from tests.support.runs.histories import (
@@ -42,7 +42,7 @@ def findings(events: list[Event], place: int, **fields: Any) -> list[str]:
     return at(verify(RUN, changed(events, place, **fields)), place)
 
 
-def at(report: Report, place: int) -> list[str]:
+def at(report: Verification, place: int) -> list[str]:
     return [finding.what for finding in report.findings if finding.sequence == place + 1]
 
 

@@ -18,7 +18,7 @@ from esper.log.port import Entry, Position
 from esper.log.records import signal_record
 from esper.log.sqlite.log import SqliteLog, insert
 from esper.tolaria.journal import inbox as inbox_module
-from esper.tolaria.journal.inbox import Command, Inbox
+from esper.tolaria.journal.inbox import Inbox, PendingCommand
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -54,12 +54,12 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyLog]:
 
 
 @pytest.fixture
-def taken(log: FlakyLog) -> Iterator[Callable[[int], list[Command]]]:
+def taken(log: FlakyLog) -> Iterator[Callable[[int], list[PendingCommand]]]:
     inboxes: list[Inbox] = []
 
-    def take(count: int) -> list[Command]:
+    def take(count: int) -> list[PendingCommand]:
         inboxes.append(Inbox(log, "run"))
-        found: list[Command] = []
+        found: list[PendingCommand] = []
         deadline = time.monotonic() + 10
         while len(found) < count and time.monotonic() < deadline:
             found += inboxes[-1].take()
@@ -73,7 +73,7 @@ def taken(log: FlakyLog) -> Iterator[Callable[[int], list[Command]]]:
 
 
 def test_a_log_that_fails_again_and_again_loses_no_command_and_repeats_none(
-    log: FlakyLog, taken: Callable[[int], list[Command]], caplog: pytest.LogCaptureFixture
+    log: FlakyLog, taken: Callable[[int], list[PendingCommand]], caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(6):
         log.send_unchecked(str(number), "")
@@ -102,7 +102,7 @@ def test_a_log_that_stays_away_is_told_of_once(
 
 
 def test_one_command_sent_twice_is_one_command(
-    log: FlakyLog, taken: Callable[[int], list[Command]], caplog: pytest.LogCaptureFixture
+    log: FlakyLog, taken: Callable[[int], list[PendingCommand]], caplog: pytest.LogCaptureFixture
 ) -> None:
     log.send_unchecked("1", "twice")
     log.send_unchecked("1", "twice", later=60)
@@ -111,7 +111,7 @@ def test_one_command_sent_twice_is_one_command(
 
 
 def test_two_commands_with_one_nonce_are_a_conflict_that_is_told(
-    log: FlakyLog, taken: Callable[[int], list[Command]], caplog: pytest.LogCaptureFixture
+    log: FlakyLog, taken: Callable[[int], list[PendingCommand]], caplog: pytest.LogCaptureFixture
 ) -> None:
     log.send_unchecked("1", "this")
     log.send_unchecked("1", "that")
