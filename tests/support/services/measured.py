@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from esper.nissa.prometheus import Measure, of_run, of_sink, serving
-from esper.nissa.sink.process import Progress
+from esper.nissa.sink.process import SinkProgress
 from esper.tamiyo.run.state import RunState
 
 
@@ -37,7 +37,7 @@ def served() -> Iterator[Served]:
     """A trainer's, a worker's and a sink's, with a value for each of their series."""
     yield Served("trainer", _asked(lambda: of_run(RunState("run"), 1, 0, 0)))
     yield Served("worker", _worker())
-    yield Served("sink", _asked(lambda: of_sink(Progress(), {"esper.runs": 1})))
+    yield Served("sink", _asked(lambda: of_sink(SinkProgress(), {"esper.runs": 1})))
 
 
 def _asked(measure: Measure) -> bytes:
