@@ -21,3 +21,19 @@ from esper.log.partitions import murmur2, partition_of
 def test_partitions_are_those_of_kafkas_java_clients(key: str, digest: int) -> None:
     assert murmur2(key.encode()) == digest
     assert partition_of(key) == (digest & 0x7FFFFFFF) % 12
+
+
+RESTS = [
+    275646681,
+    -1563381124,
+    316155434,
+    479470107,
+    -1323649548,
+    461995741,
+    1870650108,
+    -346467175,
+]
+
+
+def test_the_digest_of_each_rest_of_a_word_is_that_of_murmur2() -> None:
+    assert [murmur2(b"abcdefg"[:length]) for length in range(8)] == RESTS

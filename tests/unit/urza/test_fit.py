@@ -81,3 +81,23 @@ def test_a_convolution_at_a_linear_and_groups_that_do_not_divide_do_not_fit() ->
     raw["graphs"] = {"Conv2d": nodes}
     with pytest.raises(UsageError, match="4 groups of node 'depth' do not divide its 6"):
         fit(read_definition(json.dumps(raw)), "Conv2d", (6, 8, 3, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dims", "words"),
+    [
+        ("Conv2d", (6, 8, 3, 3, 1, 1), "it is for Linear, not for Conv2d"),
+        ("Linear", (20, 10, 3), "a Linear has 2 dims, not 3"),
+        ("Linear", (20, 0), "the site's dims are [20, 0]; each must be at least 1"),
+    ],
+)
+def test_a_site_of_another_form_is_refused_in_words(kind: str, dims: tuple[int, ...], words: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        fit(read_definition(named("bottleneck_mlp").definition), kind, dims)
+    assert str(raised.value) == words
+
+
+def test_every_node_has_its_numbers_in_the_order_of_the_graph() -> None:
+    nodes = fit(read_definition(named("bottleneck_mlp").definition), "Linear", (20, 10))
+    assert [(each.node.name, each.size) for each in nodes] == [("down", 20), ("act", 20), ("up", 10)]
+    assert [each.layer.parameters for each in nodes] == [20 * 20 + 20, 0, 20 * 10]
