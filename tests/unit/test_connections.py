@@ -81,9 +81,7 @@ def test_a_token_needs_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_log_on_kafka_needs_a_registry_whose_url_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        UsageError, match=r"^a log on Kafka needs a schema registry; set ESPER_REGISTRY to its"
-    ):
+    with pytest.raises(UsageError, match=r"^a log on Kafka needs a schema registry; set ESPER_REGISTRY to its"):
         registry_settings()
     monkeypatch.setenv("ESPER_REGISTRY", "http://me:secret@registry/v7")
     with pytest.raises(UsageError, match=r"name user and password in ESPER_REGISTRY_USERNAME and _PASSWORD") as raised:
