@@ -63,6 +63,7 @@ LINEAR = "graphs.Linear"
         (f"{LINEAR}.sizes.hidden", {"mul": [2**31, 2**31, 2**31]}, "too large"),
         (f"{LINEAR}.sizes.in", 3, "'in' is given twice"),
         (f"{LINEAR}.nodes.2.out", 7, "its output has size 7, the site's 10"),
+        (f"{LINEAR}.nodes.2.out", 11, "its output has size 11, the site's 10"),
     ],
 )
 def test_a_blueprint_that_does_not_fit_says_why_and_counts_as_minus_one(path: str, value: Any, words: str) -> None:

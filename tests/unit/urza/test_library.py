@@ -123,3 +123,12 @@ def test_an_unknown_blueprint_is_an_error_that_names_those_there_are() -> None:
     assert library.blueprint(named("low_rank").blueprint) == named("low_rank")
     with pytest.raises(UsageError, match="no blueprint x@1; there are bottleneck_conv@"):
         library.blueprint("x@1")
+
+
+def test_of_two_answers_to_one_request_the_first_stays() -> None:
+    asked: dict[str, Any] = {"blueprint": "a@1", "kind": "Linear", "dims": (2, 2), "seed": 7}
+    compiled = [KernelCompiled(**asked, kernel=digit * 64, parameters=1, size=1) for digit in "ab"]
+    rejected = [KernelRejected(**asked, reason=reason) for reason in ("first", "second")]
+    library = fold(Library(), [event(answer) for answer in (*compiled, *rejected)])
+    assert list(library.kernels.values()) == compiled[:1]
+    assert list(library.rejections.values()) == rejected[:1]
