@@ -16,8 +16,7 @@ import pytest
 from esper.errors import Fenced, LogError, SequenceConflict, SequenceGap, UsageError
 from esper.events.topics import ASSETS, RUNS, SIGNALS
 from esper.log import open_log
-from esper.log.headers import pack, unpack
-from esper.log.partitions import murmur2, partition_of
+from esper.log.headers import pack
 from esper.log.port import Log
 from esper.log.sqlite.database import VERSION
 from esper.log.sqlite.log import SqliteLog
@@ -39,27 +38,6 @@ def log(path: Path) -> Iterator[Log]:
 
 def test_sqlite_is_without_the_wal_reset_bug() -> None:
     assert tuple(map(int, apsw.sqlite_lib_version().split("."))) > (3, 51, 2)
-
-
-@pytest.mark.parametrize(
-    ("key", "digest"),
-    [
-        ("21", -973932308),
-        ("foobar", -790332482),
-        ("a-little-bit-long-string", -985981536),
-        ("a-little-bit-longer-string", -1486304829),
-        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
-        ("abc", 479470107),
-    ],
-)
-def test_partitions_are_those_of_kafkas_java_clients(key: str, digest: int) -> None:
-    assert murmur2(key.encode()) == digest
-    assert partition_of(key) == (digest & 0x7FFFFFFF) % 12
-
-
-def test_headers_survive_packing() -> None:
-    for headers in ((), (("", b""),), (("a", b"\n"), ("a", b"[]\n"), ("ü\n", bytes(range(256)) * 300))):
-        assert unpack(pack(headers)) == headers
 
 
 def test_the_file_is_made_on_first_use_in_a_private_folder(path: Path) -> None:

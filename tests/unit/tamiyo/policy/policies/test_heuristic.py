@@ -11,9 +11,7 @@ from esper.events import runs
 from esper.tamiyo.policy.observation import digest, observe
 from esper.tamiyo.policy.observation_v1 import Observation
 from esper.tamiyo.policy.policies.heuristic import Heuristic
-from esper.tamiyo.policy.policy import Decision, drawn, propensities
-from esper.tamiyo.policy.random import uniform
-from esper.tamiyo.run.anomaly import alarm
+from esper.tamiyo.policy.policy import Decision
 from tests.support.runs.histories import BLUEPRINTS, History, health, table
 
 
@@ -282,37 +280,3 @@ def test_without_exploration_the_best_action_is_certain() -> None:
     decision = decide(at_boundary())
     assert decision.propensity == 1
     assert sorted(a.propensity for a in decision.alternatives)[:-1] == [0.0] * (len(decision.alternatives) - 1)
-
-
-def test_propensities_are_the_lengths_of_what_is_drawn() -> None:
-    odds = propensities(4, 2, 0.4)
-    assert odds == pytest.approx([0.1, 0.1, 0.7, 0.1])
-    assert [drawn(odds, 2, at) for at in (0.0, 0.69, 0.71, 0.81, 0.91, 0.9999999999999999)] == [2, 2, 0, 1, 3, 3]
-
-
-def test_the_counter_based_generator_is_uniform_and_the_same_everywhere() -> None:
-    numbers = [uniform(seed, step, "explore") for seed in range(40) for step in range(50)]
-    assert len(set(numbers)) == 2000
-    assert all(0 <= number < 1 for number in numbers)
-    assert sum(numbers) / 2000 == pytest.approx(0.5, abs=0.03)
-    assert uniform(1, 25, "explore") == 0.6020266038702392
-    assert uniform(1, 25, "explore") != uniform(1, 25, "other")
-
-
-def test_a_spike_is_an_alarm_only_after_five_losses() -> None:
-    assert alarm((), 6) is None
-    assert alarm((1, 1.1, 0.9, 1, 9), 6) is None
-    assert alarm((1, 1.1, 0.9, 1, 1.05, 9), 6) is not None
-    assert alarm((1, 1.1, 0.9, 1, 1.05, 1.3), 6) is None
-
-
-def test_a_constant_loss_makes_no_small_change_an_alarm() -> None:
-    assert alarm((*[1.0] * 10, 1.005), 6) is None
-    assert alarm((*[1.0] * 10, 1.007), 6) is not None
-    assert alarm((*[0.0] * 10, 0.1), 6) is not None
-    assert alarm((0.0,) * 11, 6) is None
-
-
-def test_losses_that_are_not_finite_are_alarms_but_no_yardstick() -> None:
-    assert alarm((float("nan"),), 6) == "the loss is nan"
-    assert alarm((1, 1.1, float("inf"), 0.9, 1, 1.05, 1.1), 6) is None
