@@ -6,12 +6,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from torch import nn
 
-from esper.errors import ReplayDivergence, RunEnded, TrainingFailed, UsageError
+from esper.errors import ReplayDivergence, RunEnded, TrainingFailed
 from esper.events.runs import BoundaryReached, RolledBack, RunCompleted, RunPaused, SeedTransitioned, SiteTable
 from esper.kasmina import generators
 from esper.kasmina.sites import Site, site_table, with_reasons
@@ -37,30 +36,12 @@ from esper.tolaria.model.sole_trainer import SoleTrainer
 from esper.tolaria.model.subject import Pulse, Subject
 from esper.tolaria.telemetry.cores import waited
 from esper.tolaria.telemetry.meter import Meter
-from esper.tolaria.telemetry.metrics import Pending, checked
+from esper.tolaria.telemetry.metrics import Pending, checked, measured_by_test
+from esper.tolaria.telemetry.window import Window
 
 logger = logging.getLogger("esper")
 
 Costs = Callable[[list[Any]], Mapping[str, list[int]]]
-
-
-@dataclass(slots=True)
-class Window:
-    """Losses since the last boundary, and whether the optimiser has ever stepped."""
-
-    total: float = 0.0
-    count: int = 0
-    last: float = math.nan
-    updates: int = 0
-
-    def add(self, loss: float) -> None:
-        self.total += loss
-        self.count += 1
-        self.last = loss
-        self.updates += 1
-
-    def mean(self) -> float:
-        return self.total / self.count if self.count else math.nan
 
 
 class Trainer:
@@ -253,7 +234,7 @@ class Trainer:
         self.retention.commit(wait=True)
         self._checkpoint(checkpoints.END)  # before the test, which may leave a trace in the model
         self.retention.commit(wait=True)
-        measured = _numbers(test(self.subject.model)) if test else {}
+        measured = measured_by_test(test(self.subject.model)) if test else {}
         self._checkpoint_due(*self._if_best())
         self._tell_metrics()
         self.retention.commit(wait=True)
@@ -430,14 +411,3 @@ class Trainer:
         message += f"; go on with {resume}" if status == "paused" else ""
         logger.warning("%s", message)
         raise RunEnded(run_id, status, message)
-
-
-def _numbers(measured: Mapping[str, float]) -> dict[str, float]:
-    """What a test has measured, as a log takes it. Raises UsageError for anything but numbers by name."""
-    try:
-        return {name.encode().decode(): float(value) for name, value in measured.items()}
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise UsageError(
-            f"finish(test=...) gave {str(measured)[:200]} ({error}); return numbers by name, such as "
-            '{"accuracy": 0.91}, then resume the run to finish it'
-        ) from error

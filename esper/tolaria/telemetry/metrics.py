@@ -33,6 +33,17 @@ def checked(values: Mapping[str, Any], known: Set[str]) -> dict[str, float]:
     return found
 
 
+def measured_by_test(measured: Mapping[str, float]) -> dict[str, float]:
+    """What the test at a run's end has measured, as floats. Raises UsageError for anything but numbers by name."""
+    try:
+        return {name.encode().decode(): float(value) for name, value in measured.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"finish(test=...) gave {str(measured)[:200]} ({error}); return numbers by name, such as "
+            '{"accuracy": 0.91}, then resume the run to finish it'
+        ) from error
+
+
 def _name(name: object) -> str:
     if not isinstance(name, str) or not name.strip() or len(name) > LONGEST or not name.isprintable():
         raise UsageError(
