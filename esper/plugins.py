@@ -13,8 +13,11 @@ from esper.errors import UsageError
 
 
 class Named(Protocol):
+    """Anything with a name."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is found by, if ``Plugins`` is given no other ``key``."""
 
 
 T = TypeVar("T", bound=Named)

@@ -30,10 +30,12 @@ class Jars:
 
     @property
     def registry_runner(self) -> Path:
+        """The jar that is the registry's program, for ``java -jar``."""
         return next(self.registry.glob("apicurio-registry-app-*-runner.jar"))
 
 
 def cache() -> Path:
+    """Where fetched programs are kept: the folder ``esper`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esper"
 
 

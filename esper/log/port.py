@@ -107,7 +107,8 @@ class Writer(Protocol):
         """Append behind event ``sequence``, whatever the log counts: readers take the records beyond it for none of
         the run's events."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Take no more records: ``append`` raises LogError from now on. The log stays open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +195,5 @@ class Log(Protocol):
     def checkpointed(self, run_id: str) -> Position | None:
         """A hint: where the run's newest CheckpointCommitted is. It may be missing or wrong: check what lies there."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of files and connections. Writers and iterators of the log are not to be used after that."""

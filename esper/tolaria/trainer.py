@@ -54,12 +54,14 @@ class Window:
     updates: int = 0
 
     def add(self, loss: float) -> None:
+        """A step was done with this mean loss, and the optimiser has stepped."""
         self.total += loss
         self.count += 1
         self.last = loss
         self.updates += 1
 
     def mean(self) -> float:
+        """The mean loss of the steps since the last boundary; NaN if there was none."""
         return self.total / self.count if self.count else math.nan
 
 

@@ -24,6 +24,7 @@ class CatchingUp:
 
     @property
     def done(self) -> bool:
+        """Whether all partitions have caught up; False until ``begin`` has told which."""
         return self._left is not None and not self._left
 
     @property

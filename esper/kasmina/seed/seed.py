@@ -43,6 +43,7 @@ class LiveSeed:
 
     @property
     def span(self) -> Span:
+        """The part of the host beside which the kernel runs."""
         return self.site.span
 
     @property

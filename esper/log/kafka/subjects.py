@@ -48,6 +48,7 @@ class Subjects:
             raise LogError(f"{self._name}: {error}; check ESPER_REGISTRY and ESPER_REGISTRY_CA") from error
 
     def close(self) -> None:
+        """Close the connection for good."""
         self._client.close()
 
     def looked_up(self, subject: str, schema: Schema) -> int | None:

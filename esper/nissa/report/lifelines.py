@@ -34,6 +34,7 @@ class Lifespan:
 
     @property
     def title(self) -> str:
+        """The stage, and the steps from which and to which it lasted, in words."""
         return f"{self.stage.lower()}: steps {count(self.start)} to {count(self.end)}"
 
 
