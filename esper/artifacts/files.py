@@ -1,4 +1,4 @@
-"""Artifacts as files under one folder."""
+"""The artifact store as files in one folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The programs: Maven fetches what ``pom.xml`` names into a cache folder, once."""
+"""Kafka's program and the schema registry's, which Maven fetches into a cache folder, once, as ``pom.xml`` names
+them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place where alpha is applied: a forward hook that adds a kernel's effect to its site's output."""
+"""The forward hook that adds a seed's effect to the output of its site, times alpha, which is applied nowhere else."""
 
 from __future__ import annotations
 

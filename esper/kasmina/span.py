@@ -1,4 +1,4 @@
-"""Where a seed is attached: a span of the host, and the way of one input through it."""
+"""The part of the host beside which a seed runs (its *span*), and how the input of a span reaches its end."""
 
 from __future__ import annotations
 

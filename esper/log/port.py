@@ -113,9 +113,9 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShareChange:
-    """Partitions, by topic, that a share has come to have and those that it has no more.
+    """What has changed of a member's share: by topic, the partitions that it was given and those taken from it.
 
-    One that is in both was somebody else's in between.
+    A partition in both was taken and given back; another member may have worked on it in between.
     """
 
     taken: Mapping[str, Set[int]]

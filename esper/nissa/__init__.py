@@ -1,1 +1,2 @@
-"""Nissa: watching a run. Anomalies are pure functions of its folded state."""
+"""Nissa: what can be asked about runs. ClickHouse's tables and the sink that fills them, the report, Prometheus'
+metrics."""

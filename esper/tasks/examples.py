@@ -1,4 +1,4 @@
-"""Examples held and handed out as bytes, whole batches at a time; the model scales them."""
+"""The built-in tasks' examples: held as bytes (uint8) and handed out as whole batches; the model scales them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kernel: the module that a graph describes."""
+"""A kernel as a PyTorch module, made as its graph describes it."""
 
 from __future__ import annotations
 

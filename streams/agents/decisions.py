@@ -1,4 +1,5 @@
-"""Decisions over the wire: what Tamiyo proposes about the boundaries of runs that ask for it."""
+"""Proposes decisions about the boundaries of runs whose policy is asked here, in a worker, instead of in their
+trainer."""
 
 from __future__ import annotations
 

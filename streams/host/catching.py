@@ -1,4 +1,4 @@
-"""Whether what lay in the sources when a worker got its partitions is in its views."""
+"""Tells when a worker has caught up: its views have all that lay in its partitions when it was given them."""
 
 from __future__ import annotations
 

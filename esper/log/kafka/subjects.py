@@ -1,7 +1,7 @@
-"""What the schema registry is asked, through Confluent's client; its errors in our words.
+"""Questions to the schema registry, through Confluent's client; its errors in our words.
 
 A registry that does not answer is a LogError, and so is a web server that knows no such page; a registry that answers
-that it has no such thing is not.
+that it has no such schema, subject or version is not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sharing an embedded log: one has all its partitions, the others wait until that one ends."""
+"""Shares an embedded log between processes: one has all its partitions, the others wait until that one ends."""
 
 from __future__ import annotations
 

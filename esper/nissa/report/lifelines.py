@@ -1,4 +1,4 @@
-"""The seeds' lives as bars over steps."""
+"""The seeds' lives as bars over the run's steps, for the report."""
 
 from __future__ import annotations
 

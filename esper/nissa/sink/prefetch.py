@@ -1,4 +1,5 @@
-"""Making the next batch while one is written, and sparing Python's collector the search of them."""
+"""Makes filling ClickHouse faster: the next batch is prepared while one is written, without Python's garbage
+collector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""[N, in, H, W] to [N, out, H', W'], with the geometry of the site's convolution or 1x1 (``point``)."""
+"""``conv2d``: a convolution, [N, in, H, W] to [N, out, H', W'], shaped like the site's or 1x1 (``point``)."""
 
 from __future__ import annotations
 

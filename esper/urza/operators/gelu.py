@@ -1,4 +1,4 @@
-"""Element by element, of any shape."""
+"""``gelu``: the Gaussian error linear unit, element by element, of any shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""[..., in] to [..., out]. Without ``bias`` there is none."""
+"""``linear``: a fully connected layer, [..., in] to [..., out]. Without ``bias`` it has none."""
 
 from __future__ import annotations
 

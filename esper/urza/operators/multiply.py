@@ -1,4 +1,4 @@
-"""The product of several inputs of one size, element by element; positions that one lacks are those of the other."""
+"""``multiply``: the product of several inputs of one size, element by element; a single position counts for all."""
 
 from __future__ import annotations
 

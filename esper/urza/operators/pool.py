@@ -1,4 +1,4 @@
-"""[N, channels, H, W] to [N, channels, 1, 1]: the mean over all positions."""
+"""``pool``: the mean over all positions, [N, channels, H, W] to [N, channels, 1, 1]."""
 
 from __future__ import annotations
 
