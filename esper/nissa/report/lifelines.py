@@ -54,7 +54,7 @@ class Lifeline:
 
     @property
     def fate(self) -> str:
-        """In words."""
+        """What became of the seed, and at which step, in words."""
         at = f"at step {count(self.since)}"
         match self.stage:
             case "FOSSILISED":

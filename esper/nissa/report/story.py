@@ -119,7 +119,7 @@ class Story:
 
 
 def story(run_id: str, found: Gathered, advice: Sequence[Finding] = ()) -> Story:
-    """All of it."""
+    """The story of one run, from the rows that were ``found`` of it and the findings of ``esper explain``."""
     [extent] = found["extent"]
     steps = int(extent["steps"])
     lines = lifelines(found["moves"], found["rollbacks"], steps)

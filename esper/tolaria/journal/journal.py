@@ -90,8 +90,8 @@ class _Sent(NamedTuple):
 
 
 class Journal:
-    """Commits a run's transactions in order, from one thread. Its methods belong to the training thread; others may read
-    ``latest`` and ``committed``.
+    """Commits a run's transactions in order, from one thread. Its methods belong to the training thread; other threads
+    may read ``latest`` and ``committed``.
 
     Every method raises what made the writer thread stop: Fenced, or LogError after ``patience`` seconds without
     an answer from the log. A writer that the log gives up meanwhile is replaced by another, with the run's numbers
