@@ -109,7 +109,7 @@ class AnalyticsError(EsperError):
 
 
 class LogError(EsperError):
-    """The log could not be read or written. Unless a subclass says otherwise the call may be tried again."""
+    """The log could not be read or written; what helps is in the message."""
 
 
 class Fenced(LogError):
