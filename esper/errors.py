@@ -2,6 +2,7 @@
 
 EsperError
 ├── UsageError              wrong arguments or settings (exit 2)
+├── ExtraMissing            a package is not installed that an extra brings
 ├── RunExists               start() of a run that is there
 ├── RunNotFound
 ├── RunUnusable             failed, cancelled, or written by something newer
@@ -16,6 +17,7 @@ EsperError
 ├── DataUnavailable         a data set is not installed or not the right one
 ├── ClusterUnavailable      the broker or registry on this machine could not be fetched or started
 ├── WorkerFailed            a worker that keeps the views ended before it was told to
+├── AnalyticsError          ClickHouse could not be reached, filled or asked
 ├── LogError                the log could not be read or written
 │   ├── Fenced              another trainer took the run over
 │   ├── WriterLost          the log gave the writer up, though no other took over
@@ -38,7 +40,7 @@ class EsperError(Exception):
 
 
 class UsageError(EsperError):
-    pass
+    """Arguments, settings or names that Esper cannot take; a command exits with 2."""
 
 
 class ExtraMissing(EsperError):
@@ -46,67 +48,68 @@ class ExtraMissing(EsperError):
 
 
 class RunExists(EsperError):
-    pass
+    """A run cannot begin, or be copied, under a name that the log has already."""
 
 
 class RunNotFound(EsperError):
-    pass
+    """The log has no run of this name."""
 
 
 class RunUnusable(EsperError):
-    pass
+    """The run cannot do what was asked: it has ended or paused, or this version of Esper cannot read or continue it."""
 
 
 class ModelMismatch(EsperError):
-    pass
+    """The model, the optimiser, the state or the weights are not those of the run."""
 
 
 class DataMismatch(EsperError):
-    pass
+    """The loader or the gate data gave other data than the run had before."""
 
 
 class LossShape(EsperError):
-    pass
+    """The loss did not give a tensor with one number for each example."""
 
 
 class Unsupported(EsperError):
-    pass
+    """A model, optimiser, loader or wrapper that Esper cannot train, or a way of running it."""
 
 
 class TrainingFailed(EsperError):
-    pass
+    """The run ended as failed: going back to a checkpoint did not help, or there was none to go back to."""
 
 
 class EnvironmentMismatch(EsperError):
-    pass
+    """What decides the bits (torch, device, CPU, threads) is not as it was; a resume that is ``inexact`` goes on all
+    the same."""
 
 
 class ReplayDivergence(EsperError):
-    pass
+    """A step that was run again did not give the digest that the log has of it."""
 
 
 class CorruptArtifact(EsperError):
-    pass
+    """A file of the artifact store is missing, or its SHA-256 is another than its name or its event says."""
 
 
 class DataUnavailable(EsperError):
-    pass
+    """A built-in task's data set is not installed, or its files are not the expected ones."""
 
 
 class ClusterUnavailable(EsperError):
-    pass
+    """Kafka or the schema registry on this machine could not be fetched, started or reached."""
 
 
 class WorkerFailed(EsperError):
-    pass
+    """A worker that keeps the views ended before it was told to."""
 
 
 class AnalyticsError(EsperError):
-    pass
+    """ClickHouse could not be reached, filled or asked; it is told in ClickHouse's own words where there are any."""
 
 
 class LogError(EsperError):
-    pass
+    """The log could not be read or written; what helps is in the message."""
 
 
 class Fenced(LogError):
@@ -131,7 +134,7 @@ class LogRefused(LogError):
 
 
 class RecordTooLarge(LogError):
-    pass
+    """A record is larger than ``esper.log.port.MAX_BYTES``; nothing was written."""
 
 
 class Disordered(LogError):
@@ -144,7 +147,7 @@ class Disordered(LogError):
 
 
 class SequenceGap(Disordered):
-    pass
+    """An event of the run is missing: the next one has a number too high, on the log or among those to be written."""
 
 
 class Quarantined(SequenceGap):
@@ -161,11 +164,11 @@ class Quarantined(SequenceGap):
 
 
 class SequenceConflict(Disordered):
-    pass
+    """Two different records claim one place or one id, or an event does not follow on the digest of the one before."""
 
 
 class DecodeError(EsperError):
-    pass
+    """A record, or a part of one, cannot be read by this version of Esper: it is damaged, foreign or newer."""
 
 
 class RunEnded(SystemExit):

@@ -40,6 +40,7 @@ class IntegrityReport:
 
     @property
     def findings(self) -> list[Damage]:
+        """All that is not as it was written, of the log and of the files."""
         return self.log.findings
 
 

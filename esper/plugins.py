@@ -1,4 +1,5 @@
-"""What there is of one variety, found by itself: one object in each module of a package, and in packages of users."""
+"""Registries that fill themselves (kinds of site, operators, policies): one object in each module of a package, and in
+packages that users install."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from esper.errors import UsageError
 
 
 class Named(Protocol):
+    """Anything with a name."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is found by, if ``Plugins`` is given no other ``key``."""
 
 
 T = TypeVar("T", bound=Named)

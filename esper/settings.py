@@ -35,6 +35,8 @@ class Section(BaseModel):
 
 
 class BoundarySettings(Section):
+    """When training stops for a boundary, and how many sites are measured there."""
+
     steps: Positive = Field(50, description="steps between two boundaries")
     health_sites: Positive = Field(
         64, description="sites whose health is sampled at a boundary, at most; they take turns"
@@ -42,16 +44,22 @@ class BoundarySettings(Section):
 
 
 class Checkpoint(Section):
+    """How often checkpoints are taken, and how many are kept."""
+
     steps: Positive = Field(500, description="steps between two checkpoints, at most; choose about 30 s of training")
     keep: Positive = Field(3, description="committed checkpoints kept besides those still needed")
 
 
 class LogSettings(Section):
+    """How far training may run ahead of a log that is slow, or does not answer."""
+
     buffer: Positive = Field(64, description="boundaries that training may run ahead of the log")
     patience: float = Field(120.0, gt=0, description="seconds to wait for a log that does not answer")
 
 
 class Telemetry(Section):
+    """Which steps are measured, and how measurements are sent in batches."""
+
     every: Annotated[int, Field(ge=0)] = Field(1, description="steps between two measured ones; 0 measures none")
     sites: Annotated[int, Field(ge=0)] = Field(20, description="steps between two at which sites are measured; 0: none")
     rows: Positive = Field(5000, description="measurements of a batch, at most")
@@ -60,6 +68,8 @@ class Telemetry(Section):
 
 
 class Training(Section):
+    """How seeds learn in isolation before their verdict (stage TRAINING)."""
+
     steps: Positive = Field(300, description="steps of isolated training before the verdict")
     concurrent: Positive = Field(1, description="seeds in TRAINING at once")
     learning_rate: float = Field(2.0, gt=0, description="times the host's learning rate")
@@ -67,6 +77,8 @@ class Training(Section):
 
 
 class Blending(Section):
+    """How an accepted seed is blended into the host and held before its audit (BLENDING, HOLDING)."""
+
     steps: Positive = Field(100, description="steps in which alpha rises to 1")
     schedule: Literal["linear", "cosine", "sigmoid"] = Field("cosine", description="how alpha rises")
     concurrent: Annotated[int, Field(ge=1, le=1)] = Field(
@@ -76,6 +88,8 @@ class Blending(Section):
 
 
 class VerdictSettings(Section):
+    """What a seed has to prove before it is kept."""
+
     alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of keeping a useless seed, over all verdicts of a run")
     delta: float = Field(0.002, ge=0, description="least gain in mean loss")
     rent: float = Field(1e-7, ge=0, description="least gain in mean loss per added parameter")
@@ -85,11 +99,15 @@ class VerdictSettings(Section):
 
 
 class GateSettings(Section):
+    """How the held-out gate data are divided and how large they may be."""
+
     folds: Annotated[int, Field(ge=3)] = Field(10, description="folds of the gate data")
     limit_mb: Positive = Field(512, description="largest gate data held in memory, in MB")
 
 
 class PolicySettings(Section):
+    """Who decides to grow, and how much may grow."""
+
     name: str = Field("heuristic", description="policy that decides: heuristic, or one that a package brings")
     seeds: Annotated[int, Field(ge=0)] = Field(8, description="seeds germinated in a run, at most; 0 never grows")
     renewal: Annotated[int, Field(ge=0)] = Field(
@@ -103,6 +121,8 @@ class PolicySettings(Section):
 
 
 class DecisionSettings(Section):
+    """Whether the policy runs in the trainer or elsewhere, and how long a boundary waits for it."""
+
     where: Literal["local", "remote"] = Field("local", description="who decides: the trainer, or a policy elsewhere")
     lag: Positive = Field(1, description="boundaries between the one that a remote policy saw and the one it acts at")
     wait: float = Field(1.0, ge=0, description="seconds that a boundary waits for a remote decision, at most")
@@ -110,6 +130,8 @@ class DecisionSettings(Section):
 
 
 class Governor(Section):
+    """When the run goes back to a checkpoint or gives up, and which losses alarm it."""
+
     rollbacks: Positive = Field(2, description="rollbacks tolerated within the window")
     window: Positive = Field(200, description="steps in which they are counted")
     spike: float = Field(6.0, gt=0, description="standard deviations above the recent losses that raise an alarm")
@@ -146,6 +168,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where values come from: what is passed first, then the environment; pydantic's files are not read."""
         return init_settings, _Environment(settings_cls)
 
     boundary: BoundarySettings = BoundarySettings()

@@ -61,12 +61,14 @@ class Views(safe.SafeApp):
         self._web = None if building else Web(self)
 
     async def on_start(self) -> None:
+        """Faust's hook: begin to serve, and to look after the brokers and the live generation."""
         await super().on_start()
         if self._web is not None:
             await self._web.start()
             self.add_future(self._follow())
 
     async def on_stop(self) -> None:
+        """Faust's hook: stop serving first, then the rest."""
         if self._web is not None:
             await self._web.stop()
         await super().on_stop()

@@ -1,4 +1,5 @@
-"""The artifacts: content-addressed bytes beside the log, behind one port."""
+"""The artifact store: the bytes of checkpoints and kernels, which lie beside the log; ``port`` says what a store
+offers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Artifacts as files under one folder."""
+"""The artifact store as files in one folder."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class FileStore:
         self._swept: set[Path] = set()
 
     def put(self, key: str, data: bytes) -> None:
+        """See ``ArtifactStore.put``: written aside, flushed to the disk (fsync), then renamed. EsperError says what
+        failed."""
         path = self._folder / checked(key)
         try:
             make_folder(path.parent)
@@ -51,21 +53,26 @@ class FileStore:
             ) from error
 
     def get(self, key: str, sha256: str) -> bytes:
+        """See ``ArtifactStore.get``. A file that is there but cannot be read is an EsperError, not a corrupt
+        artifact."""
         with self._reading(key):
             data = self._file(key).read_bytes()
         self._compare(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
     def check(self, key: str, sha256: str) -> int:
+        """See ``ArtifactStore.check``: the file is hashed piece by piece."""
         with self._reading(key), open(self._file(key), "rb") as file:
             found, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
         self._compare(key, found, sha256)
         return size
 
     def exists(self, key: str) -> bool:
+        """Whether a regular file lies under ``key``; what it holds is not looked at."""
         return (self._folder / checked(key)).is_file()
 
     def delete(self, key: str) -> None:
+        """See ``ArtifactStore.delete``; the folders above it stay."""
         path = self._folder / checked(key)
         try:
             path.unlink(missing_ok=True)
@@ -78,6 +85,7 @@ class FileStore:
             ) from error
 
     def keys(self, prefix: str = "") -> Iterator[str]:
+        """See ``ArtifactStore.keys``: paths relative to the folder, without names that begin with a dot."""
         found = (
             (Path(folder) / name).relative_to(self._folder).as_posix()
             for folder, _, names in os.walk(self._folder / prefix.rpartition("/")[0])
@@ -89,22 +97,26 @@ class FileStore:
                 yield key
 
     def stored(self, prefix: str = "") -> Iterator[Stored]:
+        """See ``ArtifactStore.stored``; the age is that of the file's modification time."""
         for key in self.keys(prefix):
             with suppress(FileNotFoundError):
                 found = (self._folder / key).stat()
                 yield Stored(key, found.st_size, time.time() - found.st_mtime)
 
     def sweep(self, older: float) -> int:
+        """See ``ArtifactStore.sweep``, in all folders."""
         return sum(_sweep(Path(folder), older) for folder, _, _ in os.walk(self._folder))
 
     @contextmanager
     def writing(self, folder: str) -> Iterator[None]:
+        """See ``ArtifactStore.writing``: a shared flock on a file in ``folder``."""
         with self._lock(folder) as descriptor:
             share(descriptor)
             yield
 
     @contextmanager
     def alone(self, folder: str) -> Iterator[bool]:
+        """See ``ArtifactStore.alone``: an exclusive flock on the same file, which is not waited for."""
         with self._lock(folder) as descriptor:
             yield locked(descriptor)
 

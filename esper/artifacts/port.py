@@ -39,7 +39,8 @@ class ArtifactStore(Protocol):
     def check(self, key: str, sha256: str) -> int:
         """The number of bytes under ``key``; raises as ``get`` does, which holds them all at once."""
 
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Whether there is an artifact ``key``; it may be damaged."""
 
     def delete(self, key: str) -> None:
         """Remove ``key``; one that is not there is no error."""

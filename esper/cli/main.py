@@ -58,9 +58,11 @@ class Commands(click.Group):
     """Imports a command's module when it is called: ``esper runs`` starts without torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in the order in which the help shows them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command ``cmd_name``, whose module is imported now; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name][0].split(":")
@@ -68,6 +70,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, with the words of ``COMMANDS``: no module is imported for them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 

@@ -155,6 +155,7 @@ class RunRecord:
 
     @property
     def name(self) -> str | None:
+        """What people call the run; None if nobody has given it a name."""
         return self._now.name
 
     @property
@@ -169,14 +170,17 @@ class RunRecord:
 
     @property
     def tags(self) -> tuple[str, ...]:
+        """The tags that people gave it, without those taken away again."""
         return self._now.tags
 
     @property
     def notes(self) -> str | None:
+        """What people wrote about it; None if nobody has."""
         return self._now.notes
 
     @property
     def settings(self) -> Settings:
+        """The settings that it was begun with. Raises RunUnusable for those that this version cannot read."""
         return settings_of(self._now)
 
     @property

@@ -32,12 +32,15 @@ rootLogger.appenderRef.out.ref=out
 
 @dataclass(frozen=True, slots=True)
 class BrokerNode:
+    """A broker's number in its cluster and its two ports on 127.0.0.1: for clients, and for the controllers' quorum."""
+
     number: int
     port: int
     controller_port: int
 
     @property
     def address(self) -> str:
+        """Where clients reach it: ``127.0.0.1:PORT``."""
         return f"127.0.0.1:{self.port}"
 
 

@@ -1,4 +1,5 @@
-"""The programs: Maven fetches what ``pom.xml`` names into a cache folder, once."""
+"""Kafka's program and the schema registry's, which Maven fetches into a cache folder, once, as ``pom.xml`` names
+them."""
 
 from __future__ import annotations
 
@@ -30,10 +31,12 @@ class Jars:
 
     @property
     def registry_runner(self) -> Path:
+        """The jar that is the registry's program, for ``java -jar``."""
         return next(self.registry.glob("apicurio-registry-app-*-runner.jar"))
 
 
 def cache() -> Path:
+    """Where fetched programs are kept: the folder ``esper`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esper"
 
 

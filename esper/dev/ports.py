@@ -27,6 +27,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
+    """Whether this process could listen on ``port`` of 127.0.0.1 now."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -37,6 +38,7 @@ def is_free(port: int) -> bool:
 
 
 def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something accepts a connection to ``port`` within a second."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True

@@ -17,6 +17,8 @@ _POLL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Process:
+    """A process that was started here or by an earlier command. It may have ended."""
+
     pid: int
     started: str  # as this system tells it; equal for one process and no other with its pid
 
@@ -36,6 +38,7 @@ def spawn(command: Sequence[str], *, output: Path, environment: Mapping[str, str
 
 
 def alive(process: Process) -> bool:
+    """Whether it still runs. One of our own that has ended is waited for, so that no zombie stays."""
     with contextlib.suppress(ChildProcessError):  # it may be a child of another
         os.waitpid(process.pid, os.WNOHANG)
     return bool(process.started) and _started(process.pid) == process.started

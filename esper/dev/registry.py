@@ -25,6 +25,7 @@ def environment(brokers: Iterable[str]) -> dict[str, str]:
 
 
 def start(jars: Jars, folder: Path, *, port: int, brokers: Iterable[str]) -> Process:
+    """Start the registry on 127.0.0.1, with its output in ``folder/registry.log``. It does not answer at once."""
     temporary = folder.absolute() / "tmp"
     make_folder(temporary)
     command = [
@@ -41,6 +42,7 @@ def start(jars: Jars, folder: Path, *, port: int, brokers: Iterable[str]) -> Pro
 
 
 def answers(base: str, *, timeout: float = 2.0) -> bool:
+    """Whether a registry at the URL ``base`` lists its subjects within ``timeout`` seconds."""
     try:
         with urllib.request.urlopen(f"{base}/subjects", timeout=timeout) as reply:
             return bool(reply.status == 200)

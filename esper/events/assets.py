@@ -1,4 +1,7 @@
-"""Events on ``esper.assets``: blueprints and kernels. The key is the blueprint's id; folded idempotently."""
+"""Events about blueprints and the kernels that are compiled from them, on the topic ``esper.assets``.
+
+The key is the blueprint's id. An event that comes twice counts once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The envelope that every record carries, and the event that joins it to its content."""
+"""What every record says besides its content (its *envelope*: id, time, writer, causes), and the event that joins the
+two."""
 
 from __future__ import annotations
 

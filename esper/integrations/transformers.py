@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers that have grown."""
+"""Loads grown models that Hugging Face's transformers saved with ``save_pretrained``."""
 
 from __future__ import annotations
 

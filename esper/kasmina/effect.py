@@ -1,4 +1,4 @@
-"""The one place where alpha is applied: a forward hook that adds a kernel's effect to its site's output."""
+"""The forward hook that adds a seed's effect to the output of its site, times alpha, which is applied nowhere else."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Effect:
         self.enabled = True
 
     def __call__(self, site: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor | None:
+        """``y`` with the effect added, as torch's forward hooks are called; None, which keeps ``y``, while not
+        ``enabled``. Raises Unsupported if the effect's shape is not that of ``y``."""
         x = input_of(site, args, kwargs) if self.passage is None else self.passage.leave(site)
         if not self.enabled:
             return None

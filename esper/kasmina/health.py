@@ -1,4 +1,4 @@
-"""Health of sites, from the activations and gradients of one sampled step."""
+"""Measures how well sites learn (their *health*), from the activations and gradients of one sampled step."""
 
 from __future__ import annotations
 

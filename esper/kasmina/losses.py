@@ -1,4 +1,4 @@
-"""The user's loss: one number per example."""
+"""Checks what the user's loss returns: a tensor with one number for each example."""
 
 from __future__ import annotations
 

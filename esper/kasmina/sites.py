@@ -45,6 +45,7 @@ class Site:
 
     @property
     def weight(self) -> nn.Parameter | None:
+        """The parameter ``weight`` of the layer at which the span ends; None if it has none."""
         return self.span.exit._parameters.get("weight")
 
     @property

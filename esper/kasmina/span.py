@@ -1,4 +1,4 @@
-"""Where a seed is attached: a span of the host, and the way of one input through it."""
+"""The part of the host beside which a seed runs (its *span*), and how the input of a span reaches its end."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Span:
 
     @classmethod
     def of(cls, layer: nn.Module) -> Span:
+        """The span of one layer alone."""
         return cls(layer, layer, layer)
 
 
@@ -41,12 +42,16 @@ class Passage:
         self._version, self._recorded = 0, False
 
     def begin(self, within: nn.Module, args: tuple[Any, ...]) -> None:
+        """Hook before the forward of ``within``: a pass begins, and what an earlier one left behind is dropped."""
         self._open, self._input = True, None
 
     def end(self, within: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Hook after the forward of ``within``, even one that raised: the pass is over."""
         self._open, self._input = False, None
 
     def enter(self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Hook before the forward of ``entry``: keeps its input. Raises Unsupported outside of a pass, and where an
+        input is kept already."""
         if not self._open:
             raise Unsupported(
                 f"a span was run outside of the module that holds it, from its {type(entry).__name__} on; call that "

@@ -1,4 +1,5 @@
-"""Passes through the host that leave no trace in it."""
+"""Passes through the host after which it is bit for bit as before: buffers, modes and random generators are put
+back."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ def sigma_of(trial_means: Sequence[float]) -> float:
 
 
 def judge(
+    *,
     gains_mean: float | None,
     s: float | None,
     n: int,

@@ -1,4 +1,4 @@
-"""What every adapter checks before it writes or reads anything."""
+"""What every log, embedded or on Kafka, checks before it writes or reads anything."""
 
 from __future__ import annotations
 

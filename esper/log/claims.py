@@ -1,4 +1,5 @@
-"""What a log counts of a run, against what can be read of it there."""
+"""Compares the number of events that a log has counted of a run with those that can be read: are any missing or
+added?"""
 
 from __future__ import annotations
 

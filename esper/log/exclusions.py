@@ -1,7 +1,7 @@
-"""Runs as all readers of a log take them: in order, without what operators took out of them.
+"""Reads runs as every reader has to: in order, and without the records that operators have excluded.
 
 ``esper.exclusions`` names records of ``esper.runs`` that are none of their run's events. It is a topic of its own, so
-that who may write it can be told from who may write runs.
+that the right to write it can be given apart from the right to write runs.
 """
 
 from __future__ import annotations

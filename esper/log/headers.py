@@ -1,4 +1,5 @@
-"""Headers as one blob: a line of JSON with names and lengths, then the values, one after another."""
+"""A record's headers as one blob, for the embedded log: a line of JSON with names and lengths, then the values in a
+row."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ class Checked:
     damaged: dict[Position, str] = field(default_factory=dict)
 
     def find(self, run_id: str | None, place: object, what: str) -> None:
+        """Add a finding; ``what`` need not begin with the run's name, which goes into ``run_id``."""
         self.findings.append(Damage(run_id, str(place), what.removeprefix(f"run {run_id}: ")))
 
 

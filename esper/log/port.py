@@ -107,14 +107,15 @@ class Writer(Protocol):
         """Append behind event ``sequence``, whatever the log counts: readers take the records beyond it for none of
         the run's events."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Take no more records: ``append`` raises LogError from now on. The log stays open."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShareChange:
-    """Partitions, by topic, that a share has come to have and those that it has no more.
+    """What has changed of a member's share: by topic, the partitions that it was given and those taken from it.
 
-    One that is in both was somebody else's in between.
+    A partition in both was taken and given back; another member may have worked on it in between.
     """
 
     taken: Mapping[str, Set[int]]
@@ -194,4 +195,5 @@ class Log(Protocol):
     def checkpointed(self, run_id: str) -> Position | None:
         """A hint: where the run's newest CheckpointCommitted is. It may be missing or wrong: check what lies there."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of files and connections. Writers and iterators of the log are not to be used after that."""

@@ -57,7 +57,8 @@ def serving(address: str, measure: Measure) -> Iterator[str]:
 
 
 def of_run(state: RunState, step: int, committed: int, dropped: int) -> Iterator[Metric]:
-    """A trainer's. ``step`` is the last one done, ``committed`` the events on the log."""
+    """The metrics of a trainer: ``step`` is the last one done, ``committed`` the events on the log, ``dropped`` the
+    measurements that the log was too slow for."""
     yield GaugeMetricFamily("esper_trainer_step", "Steps done, those before a resume included", step)
     yield GaugeMetricFamily("esper_trainer_epoch", "Pass over the data, from 0", state.epoch)
     yield GaugeMetricFamily(
@@ -91,7 +92,7 @@ def of_run(state: RunState, step: int, committed: int, dropped: int) -> Iterator
 
 
 def of_sink(progress: SinkProgress, behind: dict[str, int]) -> Iterator[Metric]:
-    """A sink's."""
+    """The metrics of a sink: ``behind`` is by how many offsets it is behind the log's end, by topic."""
     yield CounterMetricFamily("esper_sink_records", "Records written to ClickHouse", progress.records)
     yield CounterMetricFamily(
         "esper_sink_failures", "Times that the log or ClickHouse was in trouble", progress.failures

@@ -1,7 +1,7 @@
-"""Whom a listener answers: who calls it by a name that is its own.
+"""Which requests a local HTTP server answers: those that call it by a name of its own.
 
-A stranger's page in a browser on this machine may ask for its own name and have that lead here (DNS rebinding). What
-it reads then is its own, as the browser sees it; but the name is in the request's ``Host``.
+A stranger's page in a browser on this machine may ask for its own name and have that lead here (DNS rebinding). What it
+reads then is its own, as the browser sees it; but the name is in the request's ``Host``.
 """
 
 from __future__ import annotations

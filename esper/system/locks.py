@@ -1,4 +1,4 @@
-"""Locks that are the kernel's, and so go with the process that has them, however that ends."""
+"""File locks (flock), which the operating system frees when the process that has them ends, however it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples held and handed out as bytes, whole batches at a time; the model scales them."""
+"""The built-in tasks' examples: held as bytes (uint8) and handed out as whole batches; the model scales them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Examples:
         return self.inputs[indices], self.labels[indices]
 
     def part(self, indices: Sequence[int] | slice) -> Examples:
+        """The examples at ``indices``: a view of these where it is a slice, else a copy."""
         return Examples(self.inputs[indices], self.labels[indices])
 
 
@@ -36,6 +37,7 @@ class Scale(nn.Module):
         self.mean, self.deviation = mean, deviation
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(x - mean) / deviation`` as float32, of the shape of ``x``, which stays as it is."""
         return x.float().sub_(self.mean).div_(self.deviation)
 
 
@@ -48,6 +50,7 @@ class Batches:
 
     @property
     def examples(self) -> int:
+        """How many examples there are in all batches."""
         return len(self.source)
 
     def __len__(self) -> int:

@@ -57,9 +57,11 @@ class Task:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Whole batches in the training examples; the rest is left out of an epoch."""
         return len(self.train) // self.batch_size
 
     def optimizer(self, model: nn.Module) -> Optimizer:
+        """AdamW over all parameters of ``model`` at the task's learning rate."""
         return AdamW(model.parameters(), lr=self.learning_rate)
 
     def scheduler(self, optimizer: Optimizer, steps: int) -> CosineAnnealingLR:

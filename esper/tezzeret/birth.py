@@ -1,4 +1,4 @@
-"""A kernel's birth: built, examined, stored. What fails is rejected in words."""
+"""Compiles a blueprint for a site: the kernel is built, examined and stored, or rejected with the reason in words."""
 
 from __future__ import annotations
 

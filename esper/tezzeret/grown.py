@@ -1,4 +1,4 @@
-"""A host whose seeds become those of the weights that are loaded into it."""
+"""Lets a model load weights that have grown: the seeds that the weights describe are made in it."""
 
 from __future__ import annotations
 

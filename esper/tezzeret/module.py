@@ -1,4 +1,4 @@
-"""A kernel: the module that a graph describes."""
+"""A kernel as a PyTorch module, made as its graph describes it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class Kernel(nn.Module):
         self.to_empty(device=device)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The effect for the site's input ``x``: each layer is computed once, in the graph's order."""
         values = {"x": x}
         for name, sources in self._wiring:
             values[name] = self._modules[name](*(values[source] for source in sources))  # type: ignore[misc]
@@ -75,4 +76,5 @@ class Computation(nn.Module):
         self.layer = layer
 
     def forward(self, *values: Tensor) -> Tensor:
+        """What the layer computes of its inputs."""
         return self.layer.compute(*values)

@@ -1,4 +1,4 @@
-"""A trainer's answers to what the rules ask: measured on the model, without a trace in it."""
+"""Answers what the rules ask by measuring on the model, which is left as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model as committed events change it: those of a live boundary or rollback, and those run again from the log."""
+"""Does to the model what committed events say, whether they are new or steps are run again from the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Begin a run, or take one up again."""
+"""``esper.start`` and ``esper.resume``: begin a run, or go on with one."""
 
 from __future__ import annotations
 

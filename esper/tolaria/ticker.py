@@ -1,4 +1,4 @@
-"""The line that a program of one's own shows on a terminal while it trains."""
+"""The progress line that a user's own program shows on a terminal while it trains."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ class Assets:
         self._app, self._records, self._table = app, records, table
 
     async def run(self, stream: Any) -> None:
+        """Keep the pieces of every record on ``stream``; one that cannot be read becomes a dead letter."""
         async for ticket, message in safe.events(self._app, stream):
             entry = await self._records.entry(ASSETS, message)
             try:

@@ -1,4 +1,5 @@
-"""Decisions over the wire: what Tamiyo proposes about the boundaries of runs that ask for it."""
+"""Proposes decisions about the boundaries of runs whose policy is asked here, in a worker, instead of in their
+trainer."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ class Decisions:
         self.sent = 0
 
     async def event(self, ticket: safe.Ticket, state: RunState, event: Event) -> None:
+        """See ``Follower.event``: a boundary is remembered until ``idle``, and a run that has ended is forgotten."""
         if isinstance(event.content, runs.BoundaryReached):
             due = self._due.setdefault(state.run_id, deque(maxlen=settings_of(state).decision.lag))
             due.append((ticket, event, state))
@@ -42,6 +44,7 @@ class Decisions:
             self._refused.discard(state.run_id)
 
     async def idle(self) -> None:
+        """Send proposals about the boundaries that are remembered, without waiting until the log has them."""
         due, self._due = self._due, {}
         for ticket, event, state in chain.from_iterable(due.values()):
             for proposal in self._proposals(state, event):

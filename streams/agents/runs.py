@@ -28,9 +28,12 @@ _LAST = (runs.RunCompleted, runs.RunFailed, runs.RunCancelled)
 class Follower(Protocol):
     """Is told of each new event of a run, and of the state after it. ``idle``: no further event is waiting."""
 
-    async def event(self, ticket: safe.Ticket, state: RunState, event: Event) -> None: ...
+    async def event(self, ticket: safe.Ticket, state: RunState, event: Event) -> None:
+        """``event`` is new and ``state`` includes it. Who works on it later holds ``ticket``, and releases it when
+        done."""
 
-    async def idle(self) -> None: ...
+    async def idle(self) -> None:
+        """Everything that has come was told."""
 
 
 class Runs:

@@ -25,6 +25,7 @@ class Brokers:
 
     @property
     def away(self) -> str:
+        """What to say while no broker answers."""
         return f"kafka {self._log.address.servers} does not answer"
 
     def ask(self) -> bool:

@@ -1,4 +1,4 @@
-"""Whether what lay in the sources when a worker got its partitions is in its views."""
+"""Tells when a worker has caught up: its views have all that lay in its partitions when it was given them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class CatchingUp:
 
     @property
     def done(self) -> bool:
+        """Whether all partitions have caught up; False until ``begin`` has told which."""
         return self._left is not None and not self._left
 
     @property

@@ -106,9 +106,11 @@ class Ticket:
         self._holders, self.valid = 1, True
 
     def hold(self) -> None:
+        """One more has to release it before the event is done."""
         self._holders += 1
 
     def release(self) -> None:
+        """One who held it is done with the event; after the last one its offset may be committed."""
         self._holders -= 1
         if self._holders == 0:
             self._progress.done(self.offset)
@@ -144,19 +146,23 @@ class OffsetsInFlight:
         self._changed = asyncio.Event()
 
     def begin(self, message: Message) -> Ticket:
+        """The ticket of ``message``, held once; messages of a partition come in order."""
         partition = self._partitions.get(message.tp)
         if partition is None:
             partition = self._partitions[message.tp] = _Partition(self._changed.set)
         return partition.begin(message.offset)
 
     def partitions(self) -> Iterable[TP]:
+        """The partitions of which anything has begun since the last ``forget``."""
         return list(self._partitions)
 
     def committable(self, tp: TP) -> int | None:
+        """The offset before which everything of the partition is done; None if nothing of it has begun."""
         partition = self._partitions.get(tp)
         return None if partition is None else partition.committable()
 
     def in_flight(self) -> int:
+        """How many events are begun and not done."""
         return sum(len(partition.open) for partition in self._partitions.values())
 
     async def below(self, limit: int, timeout: float = SESSION) -> bool:
@@ -190,6 +196,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
+        """Begin to watch; a watch is started once."""
         self._beat = self._ready_since = time.monotonic()
         self._thread.start()
 
@@ -318,14 +325,17 @@ class SafeApp(faust.App):
         return self.recovered and not self.rebalancing and not self.should_stop
 
     async def on_start(self) -> None:
+        """Faust's hook: begin to watch."""
         await super().on_start()
         self.watch.start()
 
     def on_rebalance_start(self) -> None:
+        """Faust's hook: sources are not read until the rebalance is over."""
         self.consumer.open = False  # type: ignore[attr-defined]
         super().on_rebalance_start()
 
     def on_rebalance_end(self) -> None:
+        """Faust's hook: sources are read again, and the views have to catch up with them."""
         super().on_rebalance_end()
         self.catching_up.begin(self.consumer.sources())  # type: ignore[attr-defined]
         self.consumer.open = True  # type: ignore[attr-defined]

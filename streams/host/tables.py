@@ -22,6 +22,7 @@ CACHE, BUFFER = 8 << 20, 4 << 20
 
 
 def store_options() -> dict[str, Any]:
+    """Options of Faust's RocksDB store, chosen so that a partition takes little memory."""
     return {
         "driver": "rocksdict",
         "block_cache_size": CACHE,

@@ -37,6 +37,8 @@ class Web:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
+        """Listen, and make a client for asking other workers. Raises UsageError for a certificate that cannot be
+        used."""
         served = web.Application(middlewares=[self._admit])
         served.add_routes(
             [
@@ -62,6 +64,7 @@ class Web:
         await web.TCPSite(self._runner, self._place.host, self._place.port, ssl_context=server).start()
 
     async def stop(self) -> None:
+        """Stop listening and close the client."""
         if self._runner is not None:
             await self._runner.cleanup()
         if self._session is not None:

@@ -39,6 +39,7 @@ class Generation:
         return self.log.address.named(f"{POINTER}-{self.number}")
 
     def changelog(self, table: str) -> str:
+        """The topic that holds the generation's ``table``, one of TABLES."""
         return f"{self.app}-{table}-changelog"
 
 

@@ -50,12 +50,15 @@ class Lines(Progress):
         self._loss = float("nan")
 
     def say(self, line: str) -> None:
+        """Print the line."""
         click.echo(line, err=True)
 
     def step(self, run: Run, loss: float) -> None:
+        """Keep the loss for the epoch's line."""
         self._loss = loss
 
     def epoch(self, run: Run, number: int, accuracy: float) -> None:
+        """Print the epoch's line."""
         click.echo(
             f"epoch {number}: step {run.step_number:,}, loss {self._loss:.4g}, gate accuracy {accuracy:.2%}, "
             f"{_live(run)} live seeds, {run.events_written:,} events",
@@ -86,9 +89,11 @@ class Bar(Progress):
         self._bar.start()
 
     def say(self, line: str) -> None:
+        """Print the line above the bar."""
         self._bar.console.print(line, highlight=False)
 
     def step(self, run: Run, loss: float) -> None:
+        """Move the bar, ten times a second at most."""
         now = time.monotonic()
         if now - self._shown < _EVERY:
             return
@@ -98,10 +103,12 @@ class Bar(Progress):
         self._bar.update(self._task, completed=run.step_number, told=told)
 
     def epoch(self, run: Run, number: int, accuracy: float) -> None:
+        """Move the bar, which shows this accuracy from now on."""
         self._accuracy = accuracy
         self._bar.update(self._task, completed=run.step_number)
 
     def close(self) -> None:
+        """Stop drawing; the bar stays on the terminal as it is."""
         self._bar.stop()
 
 

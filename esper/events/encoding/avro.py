@@ -56,20 +56,25 @@ def write_long(number: int) -> bytes:
 
 
 def write_bytes(value: bytes) -> bytes:
+    """The length as a long, then the bytes."""
     return write_long(len(value)) + value
 
 
 def write_string(text: str) -> bytes:
+    """As ``write_bytes``, of the text in UTF-8."""
     value = text.encode()
     length = len(value)
     return (_SMALL[length] if length < _TABLE else write_long(length)) + value
 
 
 def write_uuid(value: UUID) -> bytes:
+    """The UUID's 36 characters as a string: Avro's logical type ``uuid``."""
     return b"\x48" + str(value).encode()
 
 
 def write_time(time: datetime) -> bytes:
+    """Whole microseconds since 1970 UTC as a long (``timestamp-micros``); raises TypeError for a time without a
+    zone."""
     number = (time - _EPOCH) // _MICROSECOND * 2
     if not 1 << 42 < number < 1 << 56:  # from 1970 to 3111
         return write_long(number // 2)
@@ -77,6 +82,7 @@ def write_time(time: datetime) -> bytes:
 
 
 def write_boolean(value: bool) -> bytes:
+    """One byte, 1 or 0."""
     return b"\x01" if value else b"\x00"
 
 

@@ -56,6 +56,7 @@ def past(name: str) -> list[Schema]:
 
 
 def past_file(name: str) -> Path:
+    """Where the versions of a record type are recorded; the file need not be there."""
     return schemas_dir() / "past" / f"{name}.jsonl"
 
 

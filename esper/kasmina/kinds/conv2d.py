@@ -26,6 +26,8 @@ class Conv2dGeometry(Geometry):
 
 
 class Conv2d(Kind):
+    """Two-dimensional convolutions; a unit is an output channel."""
+
     name = "Conv2d"
     dims = ("in", "out", "kernel_h", "kernel_w", "stride_h", "stride_w")
     layout = IMAGE
@@ -34,11 +36,13 @@ class Conv2d(Kind):
     methods = ("forward", "_conv_forward")
 
     def module(self) -> type[nn.Module]:
+        """``nn.Conv2d``."""
         from torch import nn
 
         return nn.Conv2d
 
     def examples(self) -> list[Any]:
+        """Convolutions with different kernels, strides, groups, paddings, dilations and dtypes."""
         from torch import nn
 
         return [
@@ -51,10 +55,13 @@ class Conv2d(Kind):
         ]
 
     def dims_of(self, module: Any) -> tuple[int, ...]:
+        """Channels in and out, then the kernel's and the stride's (height, width) in pixels."""
         sizes = (module.in_channels, module.out_channels, *module.kernel_size, *module.stride)
         return tuple(int(size) for size in sizes)
 
     def geometry_of(self, module: Any) -> Geometry:
+        """The convolution's padding, dilation and padding mode; raises ValueError for what ``Conv2dGeometry`` does not
+        take."""
         return Conv2dGeometry(padding=module.padding, dilation=module.dilation, padding_mode=module.padding_mode)
 
     def sample(self, dims: tuple[int, ...], geometry: Conv2dGeometry) -> tuple[int, ...]:
@@ -66,6 +73,8 @@ class Conv2d(Kind):
         return 2, dims[0], *(max(side, pad + 1) for side, pad in zip(sides, _pads(geometry), strict=True))
 
     def output(self, shape: tuple[int, ...], dims: tuple[int, ...], geometry: Conv2dGeometry) -> tuple[int, ...]:
+        """[..., out, H', W']. ``"same"`` keeps H and W; else, as torch has it, H' is ``(H + 2 * padding - dilation *
+        (kernel_h - 1) - 1) // stride_h + 1``, and W' likewise."""
         sides = shape[-2:]
         if geometry.padding != "same":
             sizes = zip(sides, _pads(geometry), dims[2:4], dims[4:6], geometry.dilation, strict=True)

@@ -1,1 +1,1 @@
-"""One seed: its life, how it learns beside the host, and how it is blended in."""
+"""One seed: the stages of its life, how it learns without changing the host, and how it is blended in."""

@@ -1,4 +1,5 @@
-"""How far a seed is blended in, and how fast it learns, as functions of the steps it has lived. Pure; no torch."""
+"""Schedules of a seed: alpha, the share of its effect that is added to the host, and its learning rate. Pure; no
+torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Isolated training: the kernel learns from the task's gradient, and the host cannot tell."""
+"""Isolated training: a kernel learns from the task's loss, while the host trains as if there were no kernel."""
 
 from __future__ import annotations
 

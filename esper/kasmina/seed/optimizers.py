@@ -1,7 +1,7 @@
-"""Optimisers of seeds: like the host's, but never part of it.
+"""Each seed's own optimiser, made like the host's, which never holds a seed's parameters.
 
-A seed's optimiser has the class and the hyper-parameters of the group that holds its site's anchor, so it follows
-every scheduler without knowing of one.
+It has the class and the hyper-parameters of the group that holds its site's anchor (see ``Site.parameter``), so it
+follows every learning-rate scheduler without knowing of one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A live seed: its kernel, its optimiser, and the hook that adds its effect to the host."""
+"""A seed in a model: its kernel, its optimiser, and the hook that adds its effect to the host."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class LiveSeed:
 
     @property
     def span(self) -> Span:
+        """The part of the host beside which the kernel runs."""
         return self.site.span
 
     @property

@@ -1,4 +1,4 @@
-"""The life of a seed: a small transition table. A move that is not in it raises."""
+"""The stages of a seed's life, and a table that says which may follow on which."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ class Address:
 
     @property
     def url(self) -> str:
+        """The address as ``parse`` takes it."""
         return f"kafka://{self.servers}" + (f"/{self.prefix}" if self.prefix else "")
 
     def named(self, name: str) -> str:

@@ -113,6 +113,7 @@ class ClusterClients:
         return kind(f"{self.address.servers}: {what}: {told(cause)}{_remedy(cause)}")
 
     def close(self) -> None:
+        """Let go of the administration client. Consumers and producers belong to whoever asked for them."""
         with self._lock:
             self._admin = None
 
@@ -164,6 +165,8 @@ class Trouble:
         self.refusal = ""
 
     def note(self, error: KafkaError) -> None:
+        """librdkafka's ``error_cb``: keeps the error's words, and apart from others those of refused credentials or
+        TLS."""
         if error.code() in _REFUSALS:
             self.refusal = told(error)
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # says less than what came before it

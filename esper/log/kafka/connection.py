@@ -59,6 +59,7 @@ class KafkaConnection:
         keep(self)
 
     def partition(self, key: str) -> int:
+        """The partition in which ``key`` lies, in whatever topic of the log."""
         return partition_of(key)
 
     def partitions(self, topic: str) -> int:
@@ -98,6 +99,8 @@ class KafkaConnection:
         )
 
     def index_message(self, run_id: str, index: RunIndex) -> Outgoing:
+        """A record for ``esper.run-index`` that says ``index`` of the run. Raises LogError if the topic is missing or
+        the registry does not answer."""
         real = self.writable(INDEX)
         framed = head(self.registry.id_of(real, index_schema())) + index_bytes(index)
         return real, run_id.encode(), framed, [], False
@@ -126,6 +129,7 @@ class KafkaConnection:
         return Reached(epoch, sequence, first)
 
     def is_first(self, offset: int | None, partition: int, key: bytes, end: int) -> bool:
+        """Whether event 1 of the run ``key`` lies at ``offset`` of a partition of ``esper.runs``, before ``end``."""
         found = self._at(offset, partition, end)
         return found is not None and found.key() == key and _numbers(found)[1] == 1
 

@@ -83,6 +83,7 @@ class Index:
 
 
 def index_schema() -> Schema:
+    """Today's schema of index records."""
     return schema_named("esper.RunIndex")
 
 

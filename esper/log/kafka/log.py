@@ -45,20 +45,25 @@ class KafkaLog(KafkaConnection):
         return self.address.named(str(described.cluster_id)) if self.address.prefix else str(described.cluster_id)
 
     def topic_id(self, topic: str) -> str:
+        """See ``Log.topic_id``: ``log_id`` and the UUID that Kafka gave the topic (KIP-516)."""
         real = self.writable(topic)
         future = self.cluster.admin.describe_topics(TopicCollection([real]), request_timeout=ANSWER)[real]
         described = self.cluster.result(future, f"asking for the id of {topic}")
         return f"{self.log_id}/{described.topic_id}"
 
     def open_writer(self, run_id: str, *, copied: int | None = None) -> KafkaWriter:
+        """See ``Log.open_writer``: brokers fence by the run's transactional id (KIP-98), epochs are in
+        ``esper.run-index``."""
         self._open()
         self._written.add(run_id)
         return open_writer(self, run_id, copied)
 
     def counted(self, run_id: str) -> Counted | None:
+        """None: on Kafka nothing is counted apart from the records."""
         return None  # its records tell, which anyone may write
 
     def signal(self, record: Record) -> Position:
+        """See ``Log.signal``: acknowledged by all replicas in sync. A record of ``esper.runs`` is a UsageError."""
         check_signal(record)
         self._open()
         real = self.writable(record.topic)
@@ -84,6 +89,8 @@ class KafkaLog(KafkaConnection):
         return Position(record.topic, partition, offset)
 
     def read(self, topic: str, key: str | None = None, after: Position | None = None) -> Iterator[Entry]:
+        """See ``Log.read``. Where a run's writer was opened here, its events are read once no open transaction hides
+        any."""
         start = start_offset(topic, key, after)
         self._open()
         partitions = self.partitions(topic)
@@ -97,12 +104,14 @@ class KafkaLog(KafkaConnection):
         return self._keyed(topic, key, start, partition, self.reader.ends(topic, [partition])[partition])
 
     def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """See ``Log.bounds``, as brokers tell it now."""
         self._open()
         partitions = range(self.partitions(topic))
         firsts, ends = self.reader.firsts(topic, partitions), self.reader.ends(topic, partitions)
         return {each: (firsts[each], ends[each]) for each in partitions if ends[each] > 0}
 
     def since(self, topic: str, offsets: Mapping[int, int]) -> Iterator[Entry]:
+        """See ``Log.since``; a topic that is not there yet has no records."""
         self._open()
         partitions = self.partitions(topic)
         return self._all(topic, self.reader.ends(topic, range(partitions)), offsets) if partitions else iter(())
@@ -110,15 +119,18 @@ class KafkaLog(KafkaConnection):
     def follow(
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
     ) -> Iterator[Entry]:
+        """See ``Log.follow``; a topic that is not there yet gives nothing until ``stop`` is set."""
         start = start_offset(topic, key, after)
         self._open()
         return self._following(topic, key, start, stop)
 
     def share(self, topics: Sequence[str], group: str) -> GroupShare:
+        """See ``Log.share``: ``group``, behind the log's prefix, is a consumer group."""
         self._open()
         return GroupShare(self, topics, group)
 
     def checkpointed(self, run_id: str) -> Position | None:
+        """See ``Log.checkpointed``: what ``esper.run-index`` says."""
         self._open()
         hint = self.index.of(run_id)
         if hint is None or hint.checkpoint is None:
@@ -126,6 +138,7 @@ class KafkaLog(KafkaConnection):
         return Position(RUNS, self.partition(run_id), hint.checkpoint)
 
     def close(self) -> None:
+        """Close the connections; whatever asks the log after that raises LogError."""
         self._closed = True
         self.reader.close()
         self.registry.close()

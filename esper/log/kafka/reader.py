@@ -227,6 +227,7 @@ class Reader:
             raise self._cluster.error(f"reading {topic}", KafkaException(error))
 
     def close(self) -> None:
+        """Close the consumers that are idle; those in use are closed when they are given back."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []

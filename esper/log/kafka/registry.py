@@ -77,6 +77,7 @@ class Registry:
 
     @cached_property
     def subjects(self) -> Subjects:
+        """The connection, made when it is first needed; raises LogError for settings that it does not take."""
         from esper.log.kafka.subjects import Subjects  # takes half a second, and many reads need no schema
 
         return Subjects(self.settings)

@@ -77,6 +77,8 @@ class GroupShare:
                 consumer.close()
 
     def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> ShareChange:
+        """See ``Share.poll``. Partitions that are new are told only once ``sure``; ``done`` is shown as the group's
+        offsets."""
         with self._lock:
             for real, partition in self._held:
                 offset = (done or {}).get(self._topics[real], {}).get(partition)
@@ -90,6 +92,8 @@ class GroupShare:
             return ShareChange(self._by_topic(taken), self._by_topic(lost))
 
     def sure(self) -> bool:
+        """See ``Share.sure``: asked by a commit of offsets, which the coordinator takes from members of the group
+        alone."""
         with self._lock:
             now = time.clock_gettime(_CLOCK)
             if not self._held or self._consumer is None:

@@ -1,7 +1,7 @@
-"""What the schema registry is asked, through Confluent's client; its errors in our words.
+"""Questions to the schema registry, through Confluent's client; its errors in our words.
 
 A registry that does not answer is a LogError, and so is a web server that knows no such page; a registry that answers
-that it has no such thing is not.
+that it has no such schema, subject or version is not.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Subjects:
             raise LogError(f"{self._name}: {error}; check ESPER_REGISTRY and ESPER_REGISTRY_CA") from error
 
     def close(self) -> None:
+        """Close the connection for good."""
         self._client.close()
 
     def looked_up(self, subject: str, schema: Schema) -> int | None:

@@ -88,6 +88,7 @@ class Transactions:
         return offsets
 
     def begin(self) -> None:
+        """Begin the next transaction; no other may be open."""
         self._failed = None
         try:
             self._alive().begin_transaction()

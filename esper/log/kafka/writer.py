@@ -44,6 +44,7 @@ class KafkaWriter:
         self._lock = threading.Lock()
 
     def append(self, records: Sequence[Record]) -> Position | None:
+        """See ``Writer.append``. Once the producer is lost, this and every later call raise Fenced or WriterLost."""
         with self._lock:
             if self._dead is not None:
                 raise self._dead
@@ -67,6 +68,7 @@ class KafkaWriter:
             return position
 
     def follow(self, sequence: int) -> None:
+        """See ``Writer.follow``."""
         self.sequence = self._last = sequence
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """A checksum of each record of the embedded log, in a table of its own: an older Esper writes records without one.
 
-That of a schema's text is in it too, under its number below zero: its fingerprint leaves out defaults and words.
+The table holds one of each schema's text as well, under the negative of the schema's number: a schema's fingerprint
+does not cover its defaults and descriptions.
 """
 
 from __future__ import annotations

@@ -69,9 +69,11 @@ class SqliteLog:
             return str(connection.execute("SELECT id FROM log").get)
 
     def topic_id(self, topic: str) -> str:
+        """The log's own id: no topic of a file is ever made anew."""
         return self.log_id
 
     def open_writer(self, run_id: str, *, copied: int | None = None) -> SqliteWriter:
+        """See ``Log.open_writer``: the epoch is raised in the table ``writers``, where an append compares its own."""
         with self.database.transaction() as connection:
             epoch, sequence, offset = connection.execute(
                 "INSERT INTO writers VALUES (?1, ?2 + 1, 0, -1) "
@@ -81,6 +83,8 @@ class SqliteLog:
         return SqliteWriter(self, run_id, epoch, sequence, offset, copied)
 
     def counted(self, run_id: str) -> Counted | None:
+        """See ``Log.counted``: what the table ``writers`` says; zeros for a run without a writer, or if that is
+        damaged."""
         with self.database.session() as connection:
             row = connection.execute("SELECT epoch, sequence FROM writers WHERE run_id = ?", (run_id,)).get
         return Counted(*row) if row and all(isinstance(each, int) for each in row) else Counted(0, 0)
@@ -107,10 +111,13 @@ class SqliteLog:
             return Position(SIGNALS, partition, known[0])
 
     def read(self, topic: str, key: str | None = None, after: Position | None = None) -> Iterator[Entry]:
+        """See ``Log.read``; the end is that at the call. A record that is damaged comes as an entry with an
+        ``error``."""
         start = start_offset(topic, key, after)
         return self._entries(topic, key, start, self._end())
 
     def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """See ``Log.bounds``. The first offset is always 0: nothing is ever deleted."""
         with self.database.session() as connection:
             ends: list[Any] = connection.execute(
                 "SELECT partition, max((SELECT max(offset) FROM records WHERE stream = id)) FROM streams "
@@ -120,18 +127,22 @@ class SqliteLog:
         return {partition: (0, end + 1) for partition, end in ends if end is not None}
 
     def since(self, topic: str, offsets: Mapping[int, int]) -> Iterator[Entry]:
+        """See ``Log.since``; the end is that at the call."""
         return self._entries(topic, None, -1, self._end(), offsets)
 
     def follow(
         self, topic: str, key: str | None = None, after: Position | None = None, *, stop: threading.Event
     ) -> Iterator[Entry]:
+        """See ``Log.follow``; looks for more every POLL seconds."""
         return self._following(topic, key, start_offset(topic, key, after), stop)
 
     def share(self, topics: Sequence[str], group: str) -> LockedShare:
+        """See ``Log.share``: who has the lock file of ``group``, beside the log, has all partitions."""
         path = self.database.path
         return LockedShare(path.with_name(f"{path.name}.{group}.lock"), topics)
 
     def checkpointed(self, run_id: str) -> Position | None:
+        """See ``Log.checkpointed``: looked for in the file."""
         with self.database.session() as connection:
             numbers: list[int] = [number for (number,) in connection.execute("SELECT id FROM schemas")]
             name = name_of(CheckpointCommitted)
@@ -140,6 +151,7 @@ class SqliteLog:
         return None if offset is None else Position(RUNS, partition_of(run_id), offset)
 
     def close(self) -> None:
+        """Close the file's connections."""
         self.database.close()
 
     def _following(self, topic: str, key: str | None, start: int, stop: threading.Event) -> Iterator[Entry]:
@@ -236,6 +248,7 @@ class SqliteWriter:
         self._closed = False
 
     def append(self, records: Sequence[Record]) -> Position | None:
+        """See ``Writer.append``. Where a COMMIT seems to fail the file is looked at: no WriterLost is raised."""
         with self._lock:
             if self._closed:
                 raise LogError(f"run {self.run_id}: its writer was closed; open another")
@@ -257,9 +270,11 @@ class SqliteWriter:
             return next((position for position in reversed(positions) if position.topic == RUNS), None)
 
     def follow(self, sequence: int) -> None:
+        """See ``Writer.follow``."""
         self.sequence = self._last = sequence
 
     def close(self) -> None:
+        """See ``Writer.close``."""
         self._closed = True
 
     def _commit(self, records: Sequence[Record], last: int) -> list[Position]:

@@ -1,4 +1,4 @@
-"""Sharing an embedded log: one has all its partitions, the others wait until that one ends."""
+"""Shares an embedded log between processes: one has all its partitions, the others wait until that one ends."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class LockedShare:
             os.close(descriptor)
 
     def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> ShareChange:
+        """See ``Share.poll``: all partitions of all topics once the lock is taken, and no loss after that."""
         deadline = time.monotonic() + wait
         if self._descriptor is None:
             while not self._locked():
@@ -45,6 +46,7 @@ class LockedShare:
         return ShareChange({}, {})
 
     def sure(self) -> bool:
+        """Whether this has the lock, which nobody can take away."""
         return self._descriptor is not None
 
     def _locked(self) -> bool:

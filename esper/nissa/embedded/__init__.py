@@ -1,1 +1,2 @@
-"""The database without a server: one process has its files, and answers the others."""
+"""ClickHouse without a server: one process at a time opens the database's files, and answers questions of the
+others."""

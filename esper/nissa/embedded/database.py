@@ -1,5 +1,5 @@
-"""The database: opened to be filled, and, for commands that ask, theirs while they ask, or somebody else's who answers
-for them."""
+"""Opens the embedded database: to fill it, or for a command's questions. Where another process has it, that one
+answers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Questions that ``esper sql --named`` answers, a file of SQL each."""

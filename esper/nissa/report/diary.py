@@ -29,6 +29,7 @@ class DiaryEntry:
 
     @property
     def when(self) -> str:
+        """The step, or the first and the last, in words."""
         if self.first == self.last:
             return f"step {count(self.first)}"
         return f"steps {count(self.first)}–{count(self.last)}"

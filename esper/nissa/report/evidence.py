@@ -24,10 +24,12 @@ class Drawing:
 
     @property
     def left(self) -> float:
+        """Where the bar from the bound to the mean begins."""
         return min(self.bound, self.mean)
 
     @property
     def width(self) -> float:
+        """How long the bar from the bound to the mean is."""
         return abs(self.bound - self.mean)
 
 

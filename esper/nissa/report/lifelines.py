@@ -1,4 +1,4 @@
-"""The seeds' lives as bars over steps."""
+"""The seeds' lives as bars over the run's steps, for the report."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Lifespan:
 
     @property
     def title(self) -> str:
+        """The stage, and the steps from which and to which it lasted, in words."""
         return f"{self.stage.lower()}: steps {count(self.start)} to {count(self.end)}"
 
 
@@ -53,7 +54,7 @@ class Lifeline:
 
     @property
     def fate(self) -> str:
-        """In words."""
+        """What became of the seed, and at which step, in words."""
         at = f"at step {count(self.since)}"
         match self.stage:
             case "FOSSILISED":

@@ -36,6 +36,8 @@ WORTHS = 4
 
 @dataclass(frozen=True, slots=True)
 class Tile:
+    """A figure at the head of the page: what it is, the figure, and a few words below it."""
+
     label: str
     value: str
     note: str = ""
@@ -52,6 +54,9 @@ class StoryPart:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
+    """A stretch of steps without an interruption: what began it and when, which of its steps count, how many were run
+    again later, and how long it took."""
+
     number: int
     title: str
     when: str
@@ -114,7 +119,7 @@ class Story:
 
 
 def story(run_id: str, found: Gathered, advice: Sequence[Finding] = ()) -> Story:
-    """All of it."""
+    """The story of one run, from the rows that were ``found`` of it and the findings of ``esper explain``."""
     [extent] = found["extent"]
     steps = int(extent["steps"])
     lines = lifelines(found["moves"], found["rollbacks"], steps)

@@ -1,8 +1,9 @@
-"""Deleting what a sink has to write anew: what a killed one left, or what lies beyond a place that it shall go back to.
+"""Deletes rows of ClickHouse that the sink has to write anew: those that a killed sink left, or all behind a given
+offset.
 
 A deletion goes on in the background after a kill, when the database is opened again, and a server goes on with an
-insert whose sender is gone; until they are finished nobody can tell what is done. And what is to be deleted though it
-is done is noted first, so that a kill leaves no half of it.
+insert whose sender is gone: they are waited for, since until then nobody can tell what has been written. Rows that
+count as written are noted before they are deleted, so that a kill in between leaves no half of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What of a log can never be written, or written anew: its beginning is gone, or it was replaced by another log."""
+"""Notes which records ClickHouse will never hold, or could not be given again: the log's beginning is gone, or another
+log has taken its place."""
 
 from __future__ import annotations
 

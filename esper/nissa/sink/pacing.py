@@ -1,4 +1,4 @@
-"""How much the sink writes at once. Pure."""
+"""How many records the sink writes at once, from how long the last write took. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Making the next batch while one is written, and sparing Python's collector the search of them."""
+"""Makes filling ClickHouse faster: the next batch is prepared while one is written, without Python's garbage
+collector."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T], goes_on: Callable[[], bool]) -> Iterator[T]:
-    """``items``, of which one is made in another thread while the one before it is used; as long as ``goes_on``."""
+    """``items`` in their order; while one is used the next is made in another thread. Ends early once ``goes_on`` says
+    no."""
     with ThreadPoolExecutor(1, "esper-ahead") as pool:
         coming = pool.submit(_next, items)
         while (made := coming.result()) and goes_on():
@@ -22,8 +24,8 @@ def ahead(items: Iterator[T], goes_on: Callable[[], bool]) -> Iterator[T]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the search for cycles: none of a batch's many small objects is in one, and it took a third of the time
-    that they take."""
+    """Pause Python's search for cycles: a batch's many small objects are in none, and it took a third of the time that
+    making them takes."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -51,6 +51,7 @@ class Alone:
     def __exit__(self, *_: object) -> None: ...
 
     def poll(self, wait: float = 0.0, done: Mapping[str, Mapping[int, int]] | None = None) -> ShareChange:
+        """See ``Share.poll``: all partitions the first time, no change after that."""
         if self._taken:
             time.sleep(wait)
             return ShareChange({}, {})
@@ -58,6 +59,7 @@ class Alone:
         return ShareChange({topic: frozenset(range(PARTITIONS)) for topic in ANALYSED}, {})
 
     def sure(self) -> bool:
+        """True: nobody else fills the database."""
         return True
 
 

@@ -20,18 +20,24 @@ class Option(Protocol):
     """A blueprint that fits a site."""
 
     @property
-    def blueprint(self) -> str: ...
+    def blueprint(self) -> str:
+        """The blueprint's id, ``NAME@DIGEST``."""
 
 
 class Candidate(Protocol):
     """A site where a seed may be born now; ``seed`` would be its name."""
 
     @property
-    def site(self) -> str: ...
+    def site(self) -> str:
+        """The site's name, which is its module's in the model."""
+
     @property
-    def seed(self) -> str: ...
+    def seed(self) -> str:
+        """``SITE#N``, with the next number that no seed of the site has had."""
+
     @property
-    def options(self) -> Sequence[Option]: ...
+    def options(self) -> Sequence[Option]:
+        """The blueprints that fit there; at least one."""
 
 
 class Observation(Protocol):
@@ -39,11 +45,16 @@ class Observation(Protocol):
     is a frozen dataclass of plain values, tuples and dicts."""
 
     @property
-    def run_seed(self) -> int: ...
+    def run_seed(self) -> int:
+        """The random seed that the run was begun with."""
+
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """The step after which it was made."""
+
     @property
-    def candidates(self) -> Sequence[Candidate]: ...
+    def candidates(self) -> Sequence[Candidate]:
+        """The sites where a seed may be born now, each with its options."""
 
 
 OBSERVATIONS: dict[int, Callable[[RunState], Observation]] = {1: observation_v1.observe}

@@ -40,7 +40,9 @@ class Policy(Protocol):
     version: str
     observation: int
 
-    def decide(self, observation: Any) -> Decision: ...
+    def decide(self, observation: Any) -> Decision:
+        """What to do at the boundary that ``observation`` was made at. Pure: the same observation gives the same
+        decision."""
 
 
 class Choice(NamedTuple):

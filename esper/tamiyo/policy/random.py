@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but what they are asked for: the policy's counter-based generator."""
+"""The policy's random numbers: computed from what they are asked for alone, so that anyone can draw them again."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Decisions over the wire: what a policy elsewhere proposes about a boundary, and whether it may be taken. Pure.
+"""Decisions of a policy outside of the trainer: what it proposes about a boundary, and whether that may be taken. Pure.
 
-The policy sees the run as it is when BoundaryReached has been folded and nothing after it: the trainer's answers
-and verdicts at that boundary come in the same transaction, but a reader cannot know where a transaction ends. What
-it proposes is answered ``decision.lag`` boundaries later. By then the run may have outgrown it.
+The policy sees the run as it is when BoundaryReached has been folded and nothing after it: the trainer's answers and
+verdicts at that boundary come in the same transaction, but a reader cannot know where a transaction ends. What it
+proposes is answered ``decision.lag`` boundaries later. By then the run may have outgrown it.
 
-A proposal made again is the same record, byte for byte: its issuer, its nonce, its time (that of BoundaryReached)
-and its writer depend on nothing but the run's event.
+A proposal made again is the same record, byte for byte: its issuer, its nonce, its time (that of BoundaryReached) and
+its writer depend on nothing but the run's event.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class Row:
 
     @property
     def same(self) -> bool:
+        """Whether all runs have the same value."""
         return all(value == self.values[0] for value in self.values)
 
 

@@ -1,4 +1,7 @@
-"""The answers that a log holds to what the rules ask: each is in the event that it led to."""
+"""Answers what the rules ask (a gain, a decision, a command) from a run's log, as a trainer answers it from the model.
+
+An answer is in the event that it led to: a measured gain, for instance, in the evidence of the seed's transition.
+"""
 
 from __future__ import annotations
 

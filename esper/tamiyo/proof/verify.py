@@ -58,6 +58,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether all that was checked follows from the rules."""
         return not self.findings
 
 

@@ -69,15 +69,15 @@ def trained(state: RunState, seed: SeedState) -> Script[Judgement | None]:
     gains: script.Gains = yield script.Verdict(seed.name, fold)
     z: float = yield script.Quantile(verdict.z_value(settings.verdict.alpha, state.verdicts + 1))
     evidence = verdict.judge(
-        gains.mean,
-        gains.s,
-        fold_size(state, fold),
-        fold,
-        [trial for _, trial in seed.trials],
-        z,
-        settings.verdict,
-        _parameters(state, seed),
-        _folds(state),
+        gains_mean=gains.mean,
+        s=gains.s,
+        n=fold_size(state, fold),
+        fold=fold,
+        trials=[trial for _, trial in seed.trials],
+        z=z,
+        settings=settings.verdict,
+        parameters=_parameters(state, seed),
+        folds=_folds(state),
     )
     return Judgement(Stage.BLENDING if evidence.passed else Stage.CULLED, "verdict", evidence)
 

@@ -1,4 +1,4 @@
-"""Anomalies in a run's losses."""
+"""Which losses are alarming: those that are not finite, or far above the ones before."""
 
 from __future__ import annotations
 

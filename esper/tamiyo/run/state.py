@@ -46,22 +46,27 @@ class SeedState:
 
     @property
     def name(self) -> str:
+        """``SITE#N``, which no other attempt of the run has."""
         return self.transitions[0].seed
 
     @property
     def site(self) -> str:
+        """The name of the site where it grows."""
         return self.transitions[0].site
 
     @property
     def blueprint(self) -> str:
+        """The id of what it was compiled from, ``NAME@DIGEST``."""
         return self.transitions[0].blueprint
 
     @property
     def kernel(self) -> str:
+        """The SHA-256 (hex) of the kernel as it was born."""
         return self.transitions[0].kernel
 
     @property
     def stage(self) -> Stage:
+        """The stage that its last transition led to."""
         return Stage(self.transitions[-1].to_stage)
 
     @property
@@ -71,6 +76,7 @@ class SeedState:
 
     @property
     def live(self) -> bool:
+        """Whether it is neither fossilised nor culled."""
         return self.stage in LIVE
 
     def entered(self, stage: Stage) -> SeedTransitioned | None:
@@ -103,6 +109,7 @@ class MetricState:
 
     @classmethod
     def first(cls, step: int, value: float) -> MetricState:
+        """A metric of which one value was logged, after ``step``."""
         return cls(step, value, step, value, step, value)
 
     def then(self, step: int, value: float) -> MetricState:
@@ -214,6 +221,7 @@ class RunState:
         return _sha256(canonical_json(parts))
 
     def live_seeds(self) -> tuple[SeedState, ...]:
+        """The seeds that are neither fossilised nor culled, in the order of their births."""
         return tuple(seed for seed in self.seeds.values() if seed.live)
 
     def stages(self) -> dict[str, int]:

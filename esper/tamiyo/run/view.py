@@ -212,15 +212,23 @@ def _sites(state: RunState, chunk: int) -> dict[str, Any]:
 
 
 def _health(state: RunState, chunk: int) -> dict[str, Any]:
-    """The last known measurements of the chunk's sites, in their order."""
+    """For each measurement its last known values at the chunk's sites, in their order; None where none is known."""
     assert state.sites is not None
     first = chunk * CHUNK
-    records = [state.measured.get(name) for name in state.sites.names[first : first + CHUNK]]
-    rows = {id(r): {site: row for row, site in enumerate(r.site)} for r in records if r is not None}
-    places = [rows[id(r)][site] if r is not None else 0 for site, r in enumerate(records, first)]
-    told = zip(records, places, strict=True)
-    values = [[jsonable(getattr(r, m)[at]) if r is not None else None for m in MEASUREMENTS] for r, at in told]
-    return {m: [row[n] for row in values] for n, m in enumerate(MEASUREMENTS)}
+    values: dict[str, list[Any]] = {name: [] for name in MEASUREMENTS}
+    rows: dict[int, dict[int, int]] = {}  # by record: where each of its sites is
+    for site, name in enumerate(state.sites.names[first : first + CHUNK], first):
+        record = state.measured.get(name)
+        if record is None:
+            for column in values.values():
+                column.append(None)
+            continue
+        if id(record) not in rows:
+            rows[id(record)] = {number: row for row, number in enumerate(record.site)}
+        row = rows[id(record)][site]
+        for measurement, column in values.items():
+            column.append(jsonable(getattr(record, measurement)[row]))
+    return values
 
 
 def _seed(before: SeedState | None, after: SeedState | None) -> Changes:

@@ -59,6 +59,8 @@ class Retention:
         return self._writer.read(committed[-1].manifest)
 
     def close(self) -> None:
+        """Wait until what was taken is written and what was to be removed is, then end the writing thread. Commits
+        nothing."""
         self._writer.close()
 
     def remove(self, manifests: list[str]) -> None:

@@ -69,6 +69,7 @@ class CheckpointWriter:
         return removal
 
     def close(self) -> None:
+        """Wait until everything that was begun is done, and end the thread."""
         self._thread.shutdown(wait=True)
 
 

@@ -82,6 +82,7 @@ class Inbox:
             return None
 
     def close(self) -> None:
+        """Stop listening; waits up to five seconds for the thread to end."""
         self._stop.set()
         self._thread.join(timeout=5)
 

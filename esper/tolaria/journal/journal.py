@@ -90,7 +90,8 @@ class _Sent(NamedTuple):
 
 
 class Journal:
-    """Commits a run's transactions in order, from one thread. Its methods belong to the training thread.
+    """Commits a run's transactions in order, from one thread. Its methods belong to the training thread; other threads
+    may read ``latest`` and ``committed``.
 
     Every method raises what made the writer thread stop: Fenced, or LogError after ``patience`` seconds without
     an answer from the log. A writer that the log gives up meanwhile is replaced by another, with the run's numbers
@@ -111,7 +112,8 @@ class Journal:
         self._trouble = ""  # what it said since
         self._said = False
         self._closing = threading.Event()
-        # Of the writer thread alone:
+        # From here on only the writer thread sets these. The training thread reads _writer (its epoch; to close it)
+        # and, in read_back, _begun and _tail.
         self._writer = writer
         self._tail = self._begun = mark or Mark(state.writer_epoch, state.sequence, first_link(state.run_id))
         self._folded = state  # until the tail

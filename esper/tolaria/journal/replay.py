@@ -51,6 +51,7 @@ class Replay:
         return step <= self.last
 
     def at(self, step: int) -> Logged | None:
+        """What the log holds of ``step``; None if nothing of it changes the model."""
         return self._steps.get(step)
 
     def compare(self, boundary: BoundaryReached, now: StateDigest, data: str, first_data: str) -> None:

@@ -32,6 +32,7 @@ class Cursor:
 
     @property
     def in_epoch(self) -> bool:
+        """Whether an epoch's batches are being used: one has been opened and not ended."""
         return self._at_start is not None
 
     @property
@@ -76,6 +77,7 @@ class Cursor:
             self._resume = None
 
     def next_epoch(self) -> None:
+        """The epoch is over: the next one has used no batch."""
         self.epoch += 1
         self.batch = 0
         self._at_start, self._loader_at_start = None, []  # the loader's generators go on into the next epoch

@@ -1,4 +1,4 @@
-"""Forward and backward of the host, watched now and then."""
+"""The host's forward and backward pass, in some steps with measurements of its sites."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ class PlacedSeed:
     gradient_norm: float | None = None
 
     def tree(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as a state tree: plain values, its kernel's tensors and its optimiser."""
         fossil = self.seed.stage is Stage.FOSSILISED
         tensors = OrderedDict((name, each.detach()) for name, each in self.seed.kernel.named_parameters())
         return {
@@ -72,7 +73,9 @@ class PlacedSeed:
 class Kernels(Protocol):
     """Gives a new copy of the kernel with a SHA-256, on a device; of one that is not newborn only the graph counts."""
 
-    def __call__(self, sha256: str, device: torch.device, *, newborn: bool) -> Kernel: ...
+    def __call__(self, sha256: str, device: torch.device, *, newborn: bool) -> Kernel:
+        """``newborn`` says that the seed begins with its kernel's initial values; else they are set from a checkpoint
+        next."""
 
 
 class Seeds:
@@ -87,6 +90,7 @@ class Seeds:
         self._subject, self._gate, self._kernels, self._settings = subject, gate, kernels, settings
 
     def site(self, name: str) -> Site:
+        """The site of this name, which the model has to have."""
         return next(site for site in self.sites if site.name == name)
 
     def training(self) -> list[PlacedSeed]:
@@ -168,6 +172,7 @@ class Seeds:
         self._enter(placed, to, event.step)
 
     def tree(self) -> dict[str, Any]:
+        """What checkpoints keep of all seeds, by name; ``rebuild`` makes them again of it."""
         return {name: placed.tree() for name, placed in self.placed.items()}
 
     def rebuild(self, tree: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Whether somebody else trains the model as well: then each update would count twice, and no log would say so."""
+"""Notices a second loop that trains the model: each update would count twice, and no log would say so."""
 
 from __future__ import annotations
 

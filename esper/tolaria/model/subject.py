@@ -19,9 +19,11 @@ Loss = Callable[[nn.Module, Any], Tensor]
 class Stateful(Protocol):
     """What ``state=`` holds: schedulers, averages, anything with these two methods."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Its state, made of tensors and plain values."""
 
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take up a state that ``state_dict`` gave."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Subject:
         }
 
     def load_flags(self, saved: dict[str, list[str]]) -> None:
+        """Set modes and frozen parameters as ``flags`` gave them."""
         evaluating, frozen = set(saved["evaluating"]), set(saved["frozen"])
         for name, module in self.model.named_modules():
             module.training = name not in evaluating
@@ -62,9 +65,11 @@ class Subject:
             each.requires_grad_(name not in frozen)
 
     def user_state(self) -> dict[str, Any]:
+        """The ``state_dict`` of each object in ``state``, by name."""
         return {name: value.state_dict() for name, value in self.state.items()}
 
     def load_user_state(self, saved: dict[str, Any]) -> None:
+        """Load what ``user_state`` gave into the objects of the same names."""
         for name, value in self.state.items():
             value.load_state_dict(saved[name])
 

@@ -37,9 +37,11 @@ class Meter:
             self._recorder.record(step, epoch, [*self._whole(loss, seconds), *self._living(), *self._sites(step)])
 
     def rolled_back(self) -> None:
+        """The run went back to a checkpoint: the steps that follow are another attempt's."""
         self._recorder.next_attempt()
 
     def close(self) -> None:
+        """Send what is left, as far as that takes no longer than a moment, and end the sending thread."""
         self._recorder.close()
 
     def _whole(self, loss: float, seconds: float) -> Iterator[Measurement]:

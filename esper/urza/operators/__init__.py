@@ -27,6 +27,8 @@ Initial = Literal["zeros", "kaiming"]
 
 
 class Part(BaseModel):
+    """What nodes and layers have in common: unknown fields are refused, and nothing changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -37,6 +39,7 @@ class Single(Part):
 
     @property
     def sources(self) -> tuple[str, ...]:
+        """The name of the one input."""
         return (self.input,)
 
 
@@ -47,6 +50,7 @@ class Several(Part):
 
     @property
     def sources(self) -> tuple[str, ...]:
+        """The names of the inputs, in the order in which they are given to the layer."""
         return self.inputs
 
 
@@ -73,6 +77,7 @@ class Layer(Part, ABC):
 
     @property
     def parameters(self) -> int:
+        """How many numbers it learns."""
         return 0
 
     def module(self, dtype: torch.dtype) -> nn.Module | None:
@@ -124,6 +129,7 @@ class WeightedNode(Single, Node):
     bias: Initial | None
 
     def initialise(self, module: nn.Module, generator: torch.Generator) -> None:
+        """Sets weight and bias as the node says: zeros, or uniform with the variance 2 / fan_in (He et al., 2015)."""
         weight: Any = module.weight
         fan_in = weight[0].numel()
         _fill(weight, self.weight, fan_in, generator)

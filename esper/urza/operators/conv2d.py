@@ -1,4 +1,4 @@
-"""[N, in, H, W] to [N, out, H', W'], with the geometry of the site's convolution or 1x1 (``point``)."""
+"""``conv2d``: a convolution, [N, in, H, W] to [N, out, H', W'], shaped like the site's or 1x1 (``point``)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ class Conv2dLayer(Single, Layer):
 
     @property
     def parameters(self) -> int:
+        """``out * (in / groups * kernel_h * kernel_w)``, and ``out`` more with a bias."""
         return self.out_size * (self.in_size // self.groups * prod(self.kernel) + self.bias)
 
     def module(self, dtype: torch.dtype) -> nn.Module:
+        """``nn.Conv2d``."""
         from torch import nn
 
         return nn.Conv2d(
@@ -53,12 +55,16 @@ class Conv2dLayer(Single, Layer):
 
 
 class Conv2dNode(WeightedNode):
+    """A convolution shaped like the site's (``geometry`` "site") or of single pixels ("point"), in ``groups``."""
+
     op: Literal["conv2d"]
     geometry: Literal["site", "point"]
     groups: Size
     layouts = (IMAGE,)
 
     def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
+        """Raises UsageError where ``groups`` do not divide the channels in and out, and for "site" where the site is no
+        convolution."""
         (in_size,) = sizes
         out_size = positive(f"the output of node {self.name!r}", self.out, target.sizes)
         groups = positive(f"the groups of node {self.name!r}", self.groups, target.sizes)

@@ -1,4 +1,4 @@
-"""Element by element, of any shape."""
+"""``gelu``: the Gaussian error linear unit, element by element, of any shape."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ if TYPE_CHECKING:
 
 
 class GeluLayer(Single, Layer):
+    """The Gaussian error linear unit, ``x * Phi(x)`` (Hendrycks and Gimpel, 2016); it has no parameters."""
+
     op: Literal["gelu"] = "gelu"
 
     def module(self, dtype: torch.dtype) -> nn.Module:
+        """``nn.GELU``, the exact one."""
         from torch import nn
 
         return nn.GELU()
 
 
 class GeluNode(Single, Node):
+    """The Gaussian error linear unit, as many features or channels as its input has."""
+
     op: Literal["gelu"]
 
     def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
+        """Fits everywhere; one operation is counted for each number."""
         return Fitted(self, GeluLayer(name=self.name, input=self.input), sizes[0], sizes[0])
 
 

@@ -1,4 +1,4 @@
-"""[..., in] to [..., out]. Without ``bias`` there is none."""
+"""``linear``: a fully connected layer, [..., in] to [..., out]. Without ``bias`` it has none."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 class LinearLayer(Single, Layer):
+    """A fully connected layer from ``in_size`` to ``out_size`` features."""
+
     op: Literal["linear"] = "linear"
     in_size: Number
     out_size: Number
@@ -21,19 +23,24 @@ class LinearLayer(Single, Layer):
 
     @property
     def parameters(self) -> int:
+        """``out * in``, and ``out`` more with a bias."""
         return self.out_size * (self.in_size + self.bias)
 
     def module(self, dtype: torch.dtype) -> nn.Module:
+        """``nn.Linear``."""
         from torch import nn
 
         return nn.Linear(self.in_size, self.out_size, self.bias, device="meta", dtype=dtype)
 
 
 class LinearNode(WeightedNode):
+    """A fully connected layer that gives ``out`` features."""
+
     op: Literal["linear"]
     layouts = (FEATURES,)
 
     def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
+        """Fits inputs of any size; raises UsageError if ``out`` comes to no positive number."""
         (in_size,) = sizes
         out_size = positive(f"the output of node {self.name!r}", self.out, target.sizes)
         bias = self.bias is not None

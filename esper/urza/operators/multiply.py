@@ -1,4 +1,4 @@
-"""The product of several inputs of one size, element by element; positions that one lacks are those of the other."""
+"""``multiply``: the product of several inputs of one size, element by element; a single position counts for all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 
 class MultiplyLayer(Several, Layer):
+    """The product of its inputs, whose shapes are broadcast as PyTorch does."""
+
     op: Literal["multiply"] = "multiply"
 
     def compute(self, *values: torch.Tensor) -> torch.Tensor:
+        """The product, element by element."""
         product = values[0]
         for value in values[1:]:
             product = product * value
@@ -22,9 +25,12 @@ class MultiplyLayer(Several, Layer):
 
 
 class MultiplyNode(Several, Node):
+    """The product of several inputs, as large as each of them."""
+
     op: Literal["multiply"]
 
     def fit(self, sizes: tuple[int, ...], target: FitTarget) -> Fitted:
+        """Raises UsageError for inputs of different sizes."""
         if len(set(sizes)) > 1:
             raise UsageError(
                 f"the node {self.name!r} multiplies sizes {', '.join(map(str, sizes))}; they must be equal"

@@ -32,7 +32,17 @@ def judged(
     number: int = 1,
     parameters: int = 1000,
 ) -> Evidence:
-    return judge(mean, s, n, fold, trials, z_value(SETTINGS.alpha, number), SETTINGS, parameters, 10)
+    return judge(
+        gains_mean=mean,
+        s=s,
+        n=n,
+        fold=fold,
+        trials=trials,
+        z=z_value(SETTINGS.alpha, number),
+        settings=SETTINGS,
+        parameters=parameters,
+        folds=10,
+    )
 
 
 def test_the_levels_of_all_verdicts_of_a_run_add_up_to_alpha() -> None:

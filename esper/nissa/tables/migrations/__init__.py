@@ -1,0 +1,1 @@
+"""The database's tables, views and rollups as numbered files of SQL, applied in their order."""

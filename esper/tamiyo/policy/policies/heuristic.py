@@ -36,6 +36,8 @@ class Heuristic:
     observation = 1
 
     def decide(self, observation: Observation) -> Decision:
+        """The choice among waiting and the LISTED best candidates: the best, or with probability ``exploration`` any of
+        them."""
         obstacle = _obstacle(observation)
         scored = [] if obstacle else _best(observation)
         wait = Choice("wait", None, None, None, _wait_score(observation))
