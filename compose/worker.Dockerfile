@@ -10,7 +10,7 @@ COPY schemas schemas
 # torch from its index of builds for the CPU: no worker needs a GPU.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --no-deps --constraint constraints.txt --index-url "$TORCH_INDEX" torch \
-    && pip install --no-cache-dir --constraint constraints.txt '.[workers]'
+    && pip install --no-cache-dir --constraint constraints.txt '.[all]'
 
 USER esper
 WORKDIR /home/esper
