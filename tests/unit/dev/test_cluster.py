@@ -88,7 +88,7 @@ def test_down_leaves_a_stranger_alone_that_has_the_brokers_pid(sleeper, tmp_path
         f' "processes": {{"broker-1": {{"pid": {sleeper.pid}, "started": "before"}}}}}}'
     )
     assert main(["dev", "down", "--home", str(home)]) == 0
-    assert "nothing" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"nothing of {home} was running\n"
     assert alive(sleeper)
 
 

@@ -82,17 +82,19 @@ def test_each_role_reads_something_and_writes_something(role: str) -> None:
     assert given == {"READ", "WRITE"}
 
 
-def test_only_a_trainer_writes_runs_and_their_index_and_only_an_arbiter_takes_records_out() -> None:
-    writers = {
-        name: [role for role, may in topic.rights.items() if "WRITE" in may]
-        for name, topic in TOPICS.items()
-        if name in (topics.RUNS, topics.INDEX, topics.TELEMETRY, topics.EXCLUSIONS)
-    }
-    assert writers == {
+def test_each_topic_is_written_by_those_whose_part_it_is() -> None:
+    def writers(topic: Topic) -> list[str]:
+        return [role for role in ROLES if "WRITE" in topic.rights.get(role, ())]
+
+    assert {name: writers(topic) for name, topic in TOPICS.items()} == {
         topics.RUNS: ["trainer"],
+        topics.SIGNALS: ["worker", "operator"],
+        topics.ASSETS: ["trainer", "worker"],
         topics.TELEMETRY: ["trainer"],
         topics.EXCLUSIONS: ["arbiter"],
+        topics.POLICIES: ["operator"],
         topics.INDEX: ["trainer"],
+        topics.DEADLETTER: list(ROLES),
     }
 
 

@@ -42,7 +42,9 @@ class Pass:
         self.kernel = nn.Linear(3, 2)
         self.x = torch.randn(5, 3)
         self.before = generators.capture()
-        loss(self.host, self.x).mean().backward()
+        own = loss(self.host, self.x).mean()
+        self.own = float(own.detach())
+        own.backward()
 
     def isolated(self, loss=loss):
         return isolated_gradients(self.host, loss, self.x, self.span, self.kernel, self.before)
@@ -91,6 +93,12 @@ def test_the_pass_sees_the_chance_of_the_hosts_own_and_leaves_no_trace(run: Pass
     assert all(torch.equal(each.grad, grad) for each, grad in zip(run.host.parameters(), grads, strict=True))
     assert torch.equal(torch.get_rng_state(), chance)
     assert all(each.grad is None for each in run.kernel.parameters())
+
+
+def test_a_kernel_that_does_nothing_has_the_hosts_own_loss_chance_included(run: Pass) -> None:
+    for each in run.kernel.parameters():
+        nn.init.zeros_(each)
+    assert run.isolated()[0] == run.own
 
 
 def test_a_loss_that_is_not_finite_has_no_gradients(run: Pass) -> None:
