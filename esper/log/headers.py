@@ -30,6 +30,8 @@ def unpack(blob: bytes) -> Headers:
     line, _, values = blob.partition(b"\n")
     try:
         names, layout = _layout(line)
+        if not names:
+            raise ValueError("they name none")
         return tuple(zip(names, layout.unpack(values), strict=True))
     except (ValueError, TypeError, MemoryError, OverflowError, StructError) as error:
         raise DecodeError(f"its headers are damaged ({error})") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from esper.events.runs import RunStarted
@@ -86,7 +87,8 @@ def _plain(value: Any) -> Any:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    """A long text's beginning, with a digest of all of it, so that different texts stay different."""
+    return text if len(text) <= 40 else f"{text[:30]}… {sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _results(states: Sequence[RunState]) -> tuple[Row, ...]:

@@ -29,6 +29,8 @@ def test_a_blob_is_a_line_with_names_and_lengths_and_then_the_values() -> None:
         b'[["a","2"]]\n12x',
         b"[1]\n",
         b"null\n",
+        b"[]",
+        b"[]\n",
         b'[["a",99999999999999999999]]\n',
         b"\xff\n",
     ],

@@ -63,8 +63,16 @@ def test_of_settings_the_option_that_differs_is_named() -> None:
 def test_shapes_and_types_of_a_model_are_shown_in_short() -> None:
     small = replace(STARTED.model, shapes=((2,),), dtypes=("float64",))
     assert compared({}, {"model": small}).rows == (
-        Row("model", "parameters and buffers", ('[[[100, 10], [10]], ["float32", "float3…', '[[[2]], ["float64"]]')),
+        Row("model", "parameters and buffers", ('[[[100, 10], [10]], ["float32"… 41e2e705', '[[[2]], ["float64"]]')),
     )
+
+
+def test_models_that_differ_far_behind_their_first_parameters_differ() -> None:
+    shapes = tuple((64, 64) for _ in range(6))
+    one = replace(STARTED.model, shapes=shapes, dtypes=("float32",) * 6)
+    other = replace(one, shapes=(*shapes[:-1], (64, 32)))
+    (row,) = compared({"model": one}, {"model": other}).rows
+    assert (row.group, row.name) == ("model", "parameters and buffers")
 
 
 def test_all_groups_that_differ_are_listed_once() -> None:
