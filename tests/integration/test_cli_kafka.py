@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from esper.cli.main import main
 from esper.cli.operating.log import _commands
 from esper.cli.options import Place
 from esper.dev.jars import fetched
@@ -25,13 +24,12 @@ from esper.log.kafka.address import Address
 from esper.log.kafka.admin.open_transactions import HANGING, OpenTransaction
 from esper.log.partitions import partition_of
 from esper.log.port import Position
-from tests.support.command import Result
+from tests.support.command import Esper, ending
 from tests.support.logs.copying import records
 from tests.support.runs.histories import History
 from tests.support.services.brokers import Brokers, JarBrokers
 
 DEAD = "kafka://127.0.0.1:1"
-Esper = Callable[..., Result]
 
 
 @pytest.fixture
@@ -41,12 +39,7 @@ def url(kafka_log_url: Callable[[], str]) -> str:
 
 @pytest.fixture
 def esper(capsys: pytest.CaptureFixture[str]) -> Esper:
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        code = main([*map(str, words)])
-        return Result(code, *capsys.readouterr())
-
-    return run
+    return ending(capsys)
 
 
 def findings(esper: Esper, url: str) -> dict[str, dict[str, str]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from esper.cli.main import main
 from esper.errors import LogError, Quarantined, RunExists, RunNotFound
 from esper.events.assets import BlueprintRegistered, KernelCompiled, KernelEvaluated, KernelRequested
 from esper.events.encoding.codec import _CLASSES
@@ -25,7 +24,7 @@ from esper.log import open_log
 from esper.log.copy import copy_run
 from esper.log.port import Log, Position, Record
 from esper.log.records import asset_record, signal_record
-from tests.support.command import Result
+from tests.support.command import Esper, Result, ending
 from tests.support.logs.copying import command, held, logs, records, urls, write
 from tests.support.logs.foreign import inject
 from tests.support.logs.records import record_of_event
@@ -37,13 +36,8 @@ __all__ = ["logs", "urls"]  # fixtures
 
 
 @pytest.fixture
-def esper(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        code = main([*map(str, words)])
-        return Result(code, *capsys.readouterr())
-
-    return run
+def esper(capsys: pytest.CaptureFixture[str]) -> Esper:
+    return ending(capsys)
 
 
 def a_run() -> History:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from esper.log.port import MAX_BYTES, Entry, Log, Position, Record
 from esper.log.records import event_of, signal_record
 from esper.tamiyo.run.fold import fold
 from esper.tamiyo.run.state import RunState
-from tests.support.command import Result, wait_until
+from tests.support.command import Esper, ending, wait_until
 from tests.support.logs.foreign import inject
 from tests.support.logs.records import record_of_event
 from tests.support.runs.histories import RUN, History
@@ -32,17 +31,9 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 GARBAGE = b"\x00\x7f\xff\xff\xffwho knows"
 
 
-Esper = Callable[..., Result]
-
-
 @pytest.fixture
 def esper(url: str, capsys: pytest.CaptureFixture[str]) -> Esper:
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        code = main([*map(str, words), "--log", url])
-        return Result(code, *capsys.readouterr())
-
-    return run
+    return ending(capsys, "--log", url)
 
 
 def history() -> list[Record]:

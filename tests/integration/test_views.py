@@ -22,7 +22,7 @@ from esper.log.partitions import partition_of
 from esper.log.records import asset_record, signal_record
 from esper.tamiyo.run.view import LARGEST
 from esper.urza import register
-from tests.support.command import Result, wait_until
+from tests.support.command import Esper, ending, wait_until
 from tests.support.logs.forging import forged, is_foreign, plant
 from tests.support.services.brokers import new_log
 from tests.support.services.workers import (
@@ -64,13 +64,8 @@ def log(url: str) -> Iterator[KafkaLog]:
 
 
 @pytest.fixture
-def esper(url: str, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        code = main([*map(str, words), "--log", url])
-        return Result(code, *capsys.readouterr())
-
-    return run
+def esper(url: str, capsys: pytest.CaptureFixture[str]) -> Esper:
+    return ending(capsys, "--log", url)
 
 
 def test_every_record_of_the_changelog_equals_a_fold(url, worker, esper):

@@ -33,10 +33,15 @@ Esper = Callable[..., Result]
 
 def runner(home: Path, capsys: pytest.CaptureFixture[str]) -> Esper:
     """``esper(*words)`` runs a command in ``home``."""
+    return ending(capsys, "--home", home)
+
+
+def ending(capsys: pytest.CaptureFixture[str], *last: object) -> Esper:
+    """``esper(*words)`` runs a command that ends with ``last``."""
 
     def esper(*words: object) -> Result:
         capsys.readouterr()
-        code = main([*map(str, words), "--home", str(home)])
+        code = main([str(word) for word in (*words, *last)])
         return Result(code, *capsys.readouterr())
 
     return esper
