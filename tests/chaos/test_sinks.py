@@ -26,10 +26,10 @@ PROGRAM = """
 import os, re, signal, sys, threading, time
 from clickhouse_connect.driver._chdbclient import ChdbClient
 from esper.cli.main import main
-from esper.nissa import following, sink
+from esper.nissa.sink import process, sink
 from esper.nissa.sink.pacing import Bounds
 
-following.INTERVAL, sink.EVENTS, sink.BATCHES = 0.02, Bounds(5, 20), Bounds(2, 5)
+process.INTERVAL, sink.EVENTS, sink.BATCHES = 0.02, Bounds(5, 20), Bounds(2, 5)
 when, where = sys.argv[1].split(" ", 1) if sys.argv[1] else ("", "$^")
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 
