@@ -13,7 +13,7 @@ from tests.chaos.test_kill_in_between import APPEND, after, before
 from tests.support.logs.runlog import events, history
 from tests.support.trainers import Zygote, assert_whole
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 RESTORE = "esper.tolaria.changes:Changes._restore_host"
 
 

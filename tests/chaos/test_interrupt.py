@@ -13,7 +13,7 @@ from esper.events.runs import CheckpointCommitted, RunPaused
 from tests.support.logs.runlog import events, history
 from tests.support.trainers import Progress, Trainer, Zygote, assert_whole
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
 def wait_for(trainer: Trainer, words: str) -> None:

@@ -14,7 +14,7 @@ from tests.support.logs.runlog import events, history, log_url
 from tests.support.runs.deciding import Worker
 from tests.support.trainers import Progress, Zygote, assert_whole
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 REMOTE = {"ESPER_DECISION__WHERE": "remote", "ESPER_DECISION__WAIT": "60"}
 EPOCHS, NAN = 3, (95,)
 FAULTS = [

@@ -11,7 +11,7 @@ from esper.events.runs import RunFailed
 from tests.support.logs.runlog import events, history
 from tests.support.trainers import Progress, Zygote, assert_whole
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

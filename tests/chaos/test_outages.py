@@ -18,7 +18,7 @@ from tests.support.logs.runlog import LOG_URL, events, history
 from tests.support.services.brokers import Brokers, new_log
 from tests.support.trainers import Progress, Trainer, Zygote, assert_whole
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 TIMEOUT = 3.0  # seconds after which a broker aborts a transaction, in the tests that wait for it
 
 

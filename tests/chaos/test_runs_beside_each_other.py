@@ -10,7 +10,7 @@ import pytest
 from tests.support.logs.runlog import history
 from tests.support.trainers import Progress, Zygote, assert_whole
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
 def test_two_runs_side_by_side_in_one_home_do_not_touch_each_other(

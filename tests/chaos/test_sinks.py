@@ -135,7 +135,7 @@ def home(tmp_path: Path) -> Path:
 def test_a_sink_that_is_killed_anywhere_leaves_no_row_out_and_none_twice(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    moments, writing = random.Random(seed), Writing(tmp_path)
+    moments, writing = random.Random(seed), Writing(tmp_path, 600)  # more than a check has time for is no harder
     writing.start()
     socket = tmp_path / "clickhouse.sock"
     for _ in range(KILLS):

@@ -13,7 +13,7 @@ from tests.chaos.test_kill_in_between import APPEND, before
 from tests.support.logs.runlog import history
 from tests.support.trainers import Progress, Trainer, Zygote, assert_whole, raw_ids
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 MOMENTS = {
     "before it commits a boundary": before(APPEND, "BoundaryReached", nth=12),
     "before it commits a transition": before(APPEND, "SeedTransitioned BLENDING"),

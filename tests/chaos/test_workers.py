@@ -34,7 +34,7 @@ from tests.support.services.workers import (
     write_run_on,
 )
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 Start = Callable[..., Worker]
 
 

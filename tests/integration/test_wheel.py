@@ -97,6 +97,7 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_without_extras_a_run_is_trained_killed_resumed_shown_and_verified(light: Path, tmp_path: Path) -> None:
     assert not {path.name for path in _packages(light).iterdir()} & {"chdb", "confluent_kafka", "sklearn", "faust"}
     program = [light / "bin" / "python", PROGRAMS / "light.py", tmp_path / "home"]
@@ -110,6 +111,7 @@ def test_without_extras_a_run_is_trained_killed_resumed_shown_and_verified(light
     assert _light(light, tmp_path, "verify", "run").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "extra"),
     [
